@@ -1,0 +1,214 @@
+"""Checkpoints: everything needed to rebuild a network, in a file without code.
+
+A `.pt` that `torch.load(weights_only=True)` accepts: one dictionary of plain values and tensors.
+
+    format        "compressor", and `version` 1
+    architecture  what `models.build` takes, with `architecture_kwargs`
+    preprocessing mean, std, size            classes   their names
+    plan          what was cut away, or None
+    method        what was attached, with `method_settings` and `density`, or None
+    state         the network's state dict   record    metrics, seed, command
+"""
+
+import json
+import pickle
+import zipfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import models
+from compressor import methods
+from compressor.data import Preprocessing
+from compressor.data.files import whole_file
+from compressor.errors import CheckpointError
+
+__all__ = ["CompressedCheckpoint", "adopt", "load", "rebuild", "save"]
+
+_FORMAT = "compressor"
+_VERSION = 1
+_ADVICE = (
+    "give a checkpoint of this project, or a state dict together with --arch "
+    "(and --unsafe-pickle for a pickled network that you trust)"
+)
+
+
+@dataclass(frozen=True)
+class CompressedCheckpoint:
+    """A trained network as plain values.
+
+    Attributes:
+        architecture: What `models.build` takes: a name, `torchvision:NAME` or `file.py:factory`.
+        architecture_kwargs: Its arguments, JSON values.
+        preprocessing: How images become inputs.
+        classes: One name per output; empty where they are not known.
+        state: State dict, float tensors all finite.
+        plan: A pruning plan as JSON values; None where nothing was cut.
+        method: Name of the method attached to the network; None for a plain one.
+        method_settings: Its fields, JSON values.
+        density: Part of the channels that stay live, 0 to 1; None where the method has no density.
+        record: Metrics, seed, command: JSON values.
+    """
+
+    architecture: str
+    architecture_kwargs: dict[str, Any]  # JSON values
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    state: dict[str, torch.Tensor]
+    plan: dict[str, Any] | None = None  # JSON values
+    method: str | None = None
+    method_settings: dict[str, Any] | None = None  # JSON values
+    density: float | None = None
+    record: dict[str, Any] = field(default_factory=dict)  # JSON values
+
+
+def save(checkpoint: CompressedCheckpoint, path: Path) -> None:
+    """Writes the checkpoint, whole or not at all.
+
+    Raises:
+        CheckpointError: A weight is not finite.
+        TypeError: A value is not plain.
+        OSError: The folder is absent or may not be written to.
+    """
+    _check_finite(checkpoint.state, "the network")
+    values = {entry.name: getattr(checkpoint, entry.name) for entry in fields(CompressedCheckpoint)}
+    state = values.pop("state")
+    values["preprocessing"] = checkpoint.preprocessing.to_json()
+    # Through JSON, so that what is read back is what was written and the file opens without running code.
+    values = json.loads(json.dumps({"format": _FORMAT, "version": _VERSION, **values}))
+    values["state"] = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with whole_file(path) as file:
+        torch.save(values, file)
+
+
+def load(path: Path) -> CompressedCheckpoint:
+    """Returns what `save` wrote; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: The file is absent, cut short, not a checkpoint of this project, of another version,
+            or has weights that are not finite.
+    """
+    values = _read(path)
+    if not isinstance(values, dict) or values.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint but {_kind(values)}; {_ADVICE}")
+    if values.get("version") != _VERSION:
+        came = values.get("version")
+        raise CheckpointError(f"{path} has format version {came}; this release reads version {_VERSION}")
+    names = [entry.name for entry in fields(CompressedCheckpoint)]
+    if missing := [name for name in names if name not in values]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; it was not written by this release")
+    _check_finite(values["state"], str(path))
+    arguments = {name: values[name] for name in names}
+    arguments["preprocessing"] = Preprocessing.from_json(values["preprocessing"])
+    arguments["classes"] = tuple(values["classes"])
+    return CompressedCheckpoint(**arguments)
+
+
+def adopt(
+    path: Path,
+    *,
+    architecture: str,
+    architecture_kwargs: dict[str, Any],  # JSON values
+    preprocessing: Preprocessing,
+    unsafe_pickle: bool = False,
+) -> CompressedCheckpoint:
+    """Returns a checkpoint made of weights from elsewhere: a bare state dict, or a pickled network.
+
+    Args:
+        path: A file that `torch.save` wrote.
+        architecture: What the weights belong to.
+        architecture_kwargs: Its arguments.
+        preprocessing: What the network was trained with.
+        unsafe_pickle: Open pickled networks too. Such a file can run any code: only for files you trust.
+
+    Raises:
+        CheckpointError: The file is absent, cut short, or holds neither; or the weights are not finite or
+            do not fit the architecture.
+    """
+    values = _read(path, unsafe_pickle=unsafe_pickle)
+    state = values.state_dict() if isinstance(values, nn.Module) else values
+    if not isinstance(state, dict) or not _is_state_dict(state):
+        raise CheckpointError(f"{path} is not a state dict but {_kind(values)}; {_ADVICE}")
+    _check_finite(state, str(path))
+    checkpoint = CompressedCheckpoint(architecture, architecture_kwargs, preprocessing, (), dict(state))
+    rebuild(checkpoint)
+    return checkpoint
+
+
+def rebuild(checkpoint: CompressedCheckpoint) -> nn.Module:
+    """Returns the network in evaluation mode: architecture built, method attached, state loaded strictly.
+
+    An architecture `file.py:factory` runs that file.
+
+    Raises:
+        CheckpointError: The state does not fit, with all missing, unexpected and misshapen entries; or there
+            is a plan, which this release cannot replay.
+        ModelError: The architecture cannot be built here.
+        MethodError: The method does not exist here or refuses its settings.
+    """
+    if checkpoint.plan is not None:
+        raise CheckpointError(
+            "the checkpoint holds a pruning plan, which this release cannot replay; use a later one"
+        )
+    model = models.build(checkpoint.architecture, **checkpoint.architecture_kwargs)
+    if checkpoint.method is not None:
+        settings = dict(checkpoint.method_settings or {})
+        if checkpoint.density is not None:
+            settings["density"] = checkpoint.density
+        method = methods.get(checkpoint.method)(**settings)
+        model = method.attach(model, torch.zeros(2, *checkpoint.preprocessing.size))
+    problems = _misfits(model.state_dict(), checkpoint.state)
+    if problems:
+        raise CheckpointError(f"the weights do not fit {checkpoint.architecture}: {'; '.join(problems)}")
+    model.load_state_dict(checkpoint.state, strict=True)
+    return model.eval()
+
+
+# What the file holds is not known before it has been looked at, hence the Any.
+def _read(path: Path, *, unsafe_pickle: bool = False) -> Any:
+    """Returns what `torch.save` put into the file; refuses what would run code unless told otherwise."""
+    if not path.is_file():
+        raise CheckpointError(f"no file {path}; give the path of a checkpoint")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is not a complete checkpoint: it was cut short, or has another format")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is a pickle that would run code when opened; {_ADVICE}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _kind(values: Any) -> str:
+    if _is_state_dict(values):
+        return "a bare state dict"
+    if isinstance(values, dict):
+        return f"a dictionary with {', '.join(map(str, list(values)[:5])) or 'nothing in it'}"
+    return f"a {type(values).__name__}"
+
+
+def _is_state_dict(values: Any) -> bool:
+    return isinstance(values, dict) and bool(values) and all(map(torch.is_tensor, values.values()))
+
+
+def _check_finite(state: dict[str, torch.Tensor], owner: str) -> None:
+    wrong = [
+        name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+    if wrong:
+        raise CheckpointError(f"{owner} has weights that are not finite: {', '.join(wrong)}")
+
+
+def _misfits(expected: dict[str, torch.Tensor], came: dict[str, torch.Tensor]) -> list[str]:
+    problems = []
+    if missing := sorted(set(expected) - set(came)):
+        problems.append(f"missing {', '.join(missing)}")
+    if unexpected := sorted(set(came) - set(expected)):
+        problems.append(f"unexpected {', '.join(unexpected)}")
+    for name in sorted(set(expected) & set(came)):
+        if expected[name].shape != came[name].shape:
+            problems.append(f"{name} is {tuple(came[name].shape)}, expected {tuple(expected[name].shape)}")
+    return problems

@@ -1,0 +1,76 @@
+"""`compress export`: one ONNX file that runs everywhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from compressor.cli.options import DATA_HELP, MODEL_HELP
+
+__all__ = ["export"]
+
+
+def export(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    method: Annotated[str | None, typer.Option(help="fbs; the checkpoint's own method if absent.")] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Part of each layer's channels that is computed, in (0, 1].")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"To fit the predictors of a dense checkpoint. {DATA_HELP}")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write; MODEL's name with .onnx if absent."),
+    ] = None,
+    target: Annotated[str, typer.Option(help="A name of `compress list targets`.")] = "onnx",
+    batch: Annotated[str, typer.Option(help="Samples per run: a number, or dynamic.")] = "1",
+    opset: Annotated[int | None, typer.Option(help="Of the standard ops; the target's if absent.")] = None,
+    untrained: Annotated[
+        bool,
+        typer.Option("--untrained", help="MODEL is an architecture; random weights, for latency studies."),
+    ] = False,
+) -> None:
+    """Write an ONNX file; it appears only after its numbers have been compared with torch's."""
+    # Heavy (torch); commands that need none must start without it.
+    from compressor.pipeline.export import export_network
+    from compressor.train import progress_on
+
+    path = output if output is not None else _default_output(model)
+    exported = export_network(
+        model,
+        output=path,
+        method=method,
+        density=density,
+        data=data,
+        target=target,
+        batch=parse_batch(batch),
+        untrained=untrained,
+        opset=opset,
+        progress=progress_on(),
+    )
+    for note in exported.notes:
+        typer.echo(f"note: {note}", err=True)
+    file = exported.file
+    typer.echo(
+        f"{file.path}: {file.file_bytes / 1e6:.2f} MB, opset {file.opset}, "
+        f"largest difference from torch {file.max_difference:.1e}"
+    )
+
+
+def parse_batch(text: str) -> int | Literal["dynamic"]:
+    """Returns a positive number of samples, or `dynamic`.
+
+    >>> parse_batch("8"), parse_batch("dynamic")
+    (8, 'dynamic')
+    """
+    if text == "dynamic":
+        return "dynamic"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"--batch {text}: give a number from 1, or dynamic")
+
+
+def _default_output(model: str) -> Path:
+    """`model.pt` -> `model.onnx`; `torchvision:resnet18` -> `resnet18.onnx`, in the present folder."""
+    if model.endswith(".pt"):
+        return Path(model).with_suffix(".onnx")
+    return Path(f"{model.rpartition(':')[2]}.onnx")

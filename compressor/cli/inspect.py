@@ -1,0 +1,80 @@
+"""`compress inspect`: what a checkpoint or an ONNX file computes and holds, layer by layer."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from compressor.cli.options import MODEL_HELP
+from compressor.cli.output import show, write_json
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help=f"An ONNX file. {MODEL_HELP}")],
+    untrained: Annotated[bool, typer.Option("--untrained", help="MODEL is an architecture.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
+) -> None:
+    """Show MACs, parameters and channels of every layer."""
+    report = _onnx(model) if model.endswith(".onnx") else _network(model, untrained)
+    if json_file is not None:
+        write_json(json_file, report)
+
+
+def _onnx(path: str) -> dict[str, object]:
+    # Needs onnx but not torch; imported here so that the other commands start faster.
+    from exporters.inspect import inspect_onnx
+
+    report = inspect_onnx(path)
+    table = Table(title=f"{path}: opset {report.opset}, {report.file_bytes / 1e6:.2f} MB")
+    for column in ("node", "op", "in", "out", "density", "k MACs", "parameters", "kB"):
+        table.add_column(column, justify="left" if column in ("node", "op") else "right")
+    for node in report.nodes:
+        if node.macs or node.parameters:
+            table.add_row(
+                node.name,
+                node.op,
+                _count(node.channels_in),
+                _count(node.channels_out),
+                "" if node.density is None else f"{node.density:.2f}",
+                "?" if node.macs is None else f"{node.macs / 1e3:.1f}",
+                str(node.parameters),
+                f"{node.weight_bytes / 1e3:.1f}",
+            )
+    show(table)
+    macs = "unknown" if report.macs is None else f"{report.macs / 1e6:.3f} M"
+    typer.echo(f"MACs {macs}, parameters {report.parameters}, weights {report.weight_bytes} bytes")
+    for key, value in sorted(report.metadata.items()):
+        typer.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
+    return report.to_json()
+
+
+def _network(name: str, untrained: bool) -> dict[str, object]:
+    # Heavy (torch); an ONNX file is inspected without it.
+    from compressor.pipeline.inspect import inspect_network
+
+    report = inspect_network(name, untrained=untrained)
+    table = Table(title=f"{name}: {report.description}")
+    for column in ("layer", "kind", "in", "out", "computed", "dense k MACs", "k MACs"):
+        table.add_column(column, justify="left" if column in ("layer", "kind") else "right")
+    for layer in report.cost.layers:
+        table.add_row(
+            layer.name,
+            layer.kind,
+            str(layer.in_channels),
+            str(layer.out_channels),
+            _count(layer.winners),
+            f"{layer.dense_macs / 1e3:.1f}",
+            f"{layer.macs / 1e3:.1f}",
+        )
+    show(table)
+    cost = report.cost
+    typer.echo(f"MACs {cost.macs / 1e6:.3f} M of {cost.dense_macs / 1e6:.3f} M, parameters {cost.parameters}")
+    return report.to_json()
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else str(number)

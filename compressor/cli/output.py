@@ -1,0 +1,33 @@
+"""What the commands print and write: tables that survive a pipe, JSON that is whole or absent."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["show", "write_json"]
+
+_PIPE_WIDTH = 200  # characters; where there is no terminal, nothing is cut off
+
+
+def show(table: Table) -> None:
+    """Prints a table, as wide as it needs where the output is not a terminal."""
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(width=width).print(table)
+
+
+def write_json(path: Path, values: object) -> None:
+    """Writes JSON with two spaces of indent, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(values, file, indent=2)
+            file.write("\n")
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,55 @@
+"""`compress verify`: is the ONNX file the network it came from?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from compressor.cli.options import DATA_HELP, MODEL_HELP
+from compressor.cli.output import show, write_json
+
+if TYPE_CHECKING:
+    from exporters.verify import Comparison
+
+__all__ = ["verify"]
+
+
+def verify(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    onnx_file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="What `compress export` wrote.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help=f"Compare on its validation images; on random inputs if absent. {DATA_HELP}"),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many images of --data.")] = 64,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
+) -> None:
+    """Compare torch, stock ONNX Runtime and every instruction set; exit 1 over tolerance."""
+    # Heavy (torch); commands that need none must start without it.
+    from compressor.pipeline.verify import verify_network
+
+    report = verify_network(model, onnx_file, data=data, num_images=images)
+    table = Table(title=f"{onnx_file} against {model}")
+    for column in ("path", "batch", "samples", "max error", "relative", "top-1 agrees", "near ties"):
+        table.add_column(column, justify="left" if column == "path" else "right")
+    by_setting: dict[tuple[str, int], list[Comparison]] = {}
+    for comparison in report.comparisons:
+        by_setting.setdefault((comparison.path, comparison.batch), []).append(comparison)
+    for (path, batch), rows in by_setting.items():
+        table.add_row(
+            path,
+            str(batch),
+            str(batch * len(rows)),
+            f"{max(row.max_error for row in rows):.1e}",
+            f"{max(row.relative_error for row in rows):.1e}",
+            f"{sum(row.top1_agreement for row in rows) / len(rows):.2%}",
+            str(sum(row.near_ties for row in rows)),
+        )
+    show(table)
+    if json_file is not None:
+        write_json(json_file, report.to_json())
+    verdict = "equal" if report.passed else "NOT equal"
+    typer.echo(f"{verdict}: largest relative difference {report.relative_error:.1e}, tolerance {report.tolerance:.1e}")
+    if not report.passed:
+        raise typer.Exit(1)

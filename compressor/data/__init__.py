@@ -1,0 +1,30 @@
+"""Data sets by name, each with a fixed validation split.
+
+    load("digits")                 8×8 digits, embedded in scikit-learn
+    load("cifar10:cifar10.npz")    one file, or torchvision's folder
+    load("imagefolder:photos")     photos/train/CLASS/*.jpg, photos/val/CLASS/*.jpg
+    load("npz:mnist.npz")          any small images
+
+Small images live in one tensor and are augmented in batches; photographs are decoded by worker processes.
+"""
+
+from compressor.data.dataset import Augmentation, Batch, Dataset, Loader, Preprocessing, Split, SplitName
+from compressor.data.order import num_batches
+from compressor.data.photos import PhotoSplit
+from compressor.data.small_images import TensorSplit
+from compressor.data.sources import FORMS, load
+
+__all__ = [
+    "FORMS",
+    "Augmentation",
+    "Batch",
+    "Dataset",
+    "Loader",
+    "PhotoSplit",
+    "Preprocessing",
+    "Split",
+    "SplitName",
+    "TensorSplit",
+    "load",
+    "num_batches",
+]

@@ -1,0 +1,91 @@
+"""Cutting units out of a module's tensors and settings; the part of shrinking that tracing needs for its own proof."""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from compressor.graph.channel_graph import ChannelGraph, LayerChannels, Units
+
+__all__ = ["Keep", "cut", "hollow", "kept_places", "sliced"]
+
+Keep = npt.NDArray[np.bool_]  # (units,): True where the unit stays
+
+
+def kept_places(units: Units, keep: Keep) -> npt.NDArray[np.int64]:
+    """Returns the places of an axis that stay; places of no unit always do."""
+    stays = np.ones(len(units), dtype=bool)
+    inside = units >= 0
+    stays[inside] = keep[units[inside]]
+    return np.flatnonzero(stays)
+
+
+def _slices(tensor: torch.Tensor, axes: tuple[Units | None, ...], keep: Keep) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields (dimension, places that stay) for each dimension of a tensor that loses something."""
+    for dim, units in enumerate(axes):
+        if units is not None and len(places := kept_places(units, keep)) < len(units):
+            yield dim, torch.as_tensor(places, device=tensor.device)
+
+
+def sliced(tensor: torch.Tensor, axes: tuple[Units | None, ...], keep: Keep) -> torch.Tensor:
+    """Returns the tensor without the cut places."""
+    for dim, places in _slices(tensor, axes, keep):
+        tensor = tensor.index_select(dim, places)
+    return tensor
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """Returns a copy of a module whose parameters take no memory: only shapes can be computed with it."""
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        empty = parameter.detach().new_zeros(()).expand(parameter.shape)
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    return copy.deepcopy(model, memo)
+
+
+def cut(model: nn.Module, graph: ChannelGraph, keep: Keep) -> None:
+    """Removes units from `model` in place: parameters, buffers and the settings of its layers."""
+    done: dict[int, nn.Parameter | torch.Tensor] = {}
+    for prefix, module in model.named_modules():
+        for store, is_parameter in ((module._parameters, True), (module._buffers, False)):
+            for leaf, tensor in list(store.items()):
+                path = f"{prefix}.{leaf}" if prefix else leaf
+                axes = graph.axes.get(graph.aliases.get(path, path))
+                if tensor is None or axes is None:
+                    continue
+                if id(tensor) not in done:
+                    slim = sliced(tensor.detach(), axes, keep)
+                    if slim.shape == tensor.shape:
+                        done[id(tensor)] = tensor
+                    elif is_parameter:
+                        done[id(tensor)] = nn.Parameter(slim.clone(), requires_grad=tensor.requires_grad)
+                    else:
+                        done[id(tensor)] = slim.clone()
+                store[leaf] = done[id(tensor)]
+    for layer in graph.layers:
+        _settings(model, layer, keep)
+
+
+def _settings(model: nn.Module, layer: LayerChannels, keep: Keep) -> None:
+    """Writes the new widths into the module of a layer call."""
+    try:
+        module = model.get_submodule(layer.name)
+    except AttributeError:
+        return  # a bare function: no module holds its settings
+    inputs, outputs = len(kept_places(layer.inputs, keep)), len(kept_places(layer.outputs, keep))
+    if isinstance(module, nn.modules.conv._ConvNd):
+        depthwise = module.groups > 1 and layer.groups == len(layer.inputs)
+        module.in_channels, module.out_channels = inputs, outputs
+        module.groups = inputs if depthwise else layer.groups
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = inputs, outputs
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = inputs
+    elif isinstance(module, nn.GroupNorm):
+        module.num_groups = layer.groups * inputs // len(layer.inputs)
+        module.num_channels = inputs
+    elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
+        module.num_parameters = inputs

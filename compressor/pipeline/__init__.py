@@ -1,0 +1,1 @@
+"""The roads of the command line as Python functions: one module per road, imported on demand."""

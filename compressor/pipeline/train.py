@@ -1,0 +1,119 @@
+"""The road of `compress train`: data and architecture in, a dense checkpoint out."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import models
+from compressor import checkpoint
+from compressor.data import Dataset, load
+from compressor.errors import CompressorError, DataError
+from compressor.train import Progress, TrainRecord, TrainSettings, evaluate, resume_path, train
+
+__all__ = ["TrainedNetwork", "check_output", "command_line", "train_dense"]
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained checkpoint and how good it is.
+
+    Attributes:
+        path: The checkpoint.
+        record: What happened in training; the kept epoch was chosen on the validation split.
+        test_top1: Part of the test images that is right, 0 to 1; evaluated once, at the end.
+    """
+
+    path: Path
+    record: TrainRecord
+    test_top1: float
+
+    def summary(self) -> str:
+        """One line for people."""
+        epochs = len(self.record.epochs)
+        return (
+            f"{self.path}: epoch {self.record.kept_epoch} of {epochs}, "
+            f"val accuracy {self.record.val_top1:.2%}, test accuracy {self.test_top1:.2%}"
+        )
+
+
+def train_dense(
+    architecture: str,
+    data: str,
+    *,
+    output: Path,
+    settings: TrainSettings,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TrainedNetwork:
+    """Trains a network and writes its checkpoint.
+
+    Args:
+        architecture: What `models.build` takes.
+        data: What `compressor.data.load` takes.
+        output: The checkpoint; the state of an unfinished run lies beside it.
+        settings: Hyper-parameters; the seed also draws the start weights and the validation split.
+        resume: Go on with the unfinished run.
+        progress: Where to say how it goes.
+
+    Raises:
+        CompressorError: A data set, checkpoint or argument is not usable; or training diverged.
+    """
+    check_output(output)
+    dataset = load(data, seed=settings.seed)
+    kwargs = architecture_kwargs(architecture, dataset)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = models.build(architecture, **kwargs)
+    record = train(model, dataset, settings=settings, checkpoint_path=output, resume=resume, progress=progress)
+    test = evaluate(model, dataset, "test")
+    checkpoint.save(
+        checkpoint.CompressedCheckpoint(
+            architecture=architecture,
+            architecture_kwargs=kwargs,
+            preprocessing=dataset.preprocessing,
+            classes=dataset.classes,
+            state=model.state_dict(),
+            record={
+                "command": command_line(),
+                "data": dataset.name,
+                "train": record.to_json(),
+                "val_top1": record.val_top1,
+                "test_top1": test.top1,
+            },
+        ),
+        output,
+    )
+    resume_path(output).unlink(missing_ok=True)
+    return TrainedNetwork(output, record, test.top1)
+
+
+def architecture_kwargs(architecture: str, dataset: Dataset) -> dict[str, int]:
+    """Returns what the network's factory is told about the data.
+
+    Raises:
+        DataError: The network takes images of another number of channels.
+    """
+    channels = dataset.preprocessing.size[0]
+    kwargs = {"num_classes": len(dataset.classes)}
+    if architecture in models.names():
+        return {**kwargs, "in_channels": channels}
+    wanted = models.input_size(architecture)[0]
+    if wanted != channels:
+        raise DataError(f"'{architecture}' takes {wanted}-channel images; {dataset.name} has {channels} channels")
+    return kwargs
+
+
+def check_output(path: Path) -> None:
+    """Raises CompressorError, before any work is done, where `path` cannot become a file."""
+    if path.is_dir():
+        raise CompressorError(f"{path} is a folder; name the file to write with -o")
+    if not path.parent.is_dir():
+        raise CompressorError(f"no folder {path.parent} to write {path.name} in; make it first")
+
+
+def command_line() -> str:
+    """The command that is running, as one would type it again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,101 @@
+"""Which number format and memory layout a run computes in."""
+
+import copy
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import nn
+
+from compressor.data import Batch
+
+__all__ = ["Precision", "choose_precision", "make_fabric"]
+
+# A format that is not clearly faster is not worth its rounding; repeated measurements differ by about 5 %.
+_LEAST_GAIN = 1.1
+_MEASURED_IMAGES = 128
+_MEASURED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a run computes; weights, gradients and the optimiser stay float32.
+
+    Attributes:
+        name: '32' or 'bf16' (mixed: convolutions and products in bfloat16).
+        channels_last: Images and kernels lie channels-last in memory.
+        reason: Why, for the log.
+    """
+
+    name: Literal["32", "bf16"]
+    channels_last: bool
+    reason: str
+
+
+def choose_precision(
+    model: nn.Module, batches: Iterator[Batch], *, wanted: Literal["auto", "32", "bf16"] = "auto"
+) -> Precision:
+    """Returns the precision for a run of `model`, which is not changed.
+
+    1. '32' or 'bf16': that one.
+    2. 'auto' on a GPU: bf16 where the GPU has it.
+    3. 'auto' on the CPU, one process: bf16 where two training steps of it are at least 1.1 times as fast.
+    4. 'auto' on the CPU, several processes: '32'; they must agree, and would disturb each other's clocks.
+
+    Args:
+        model: The network that will be trained.
+        batches: Training batches on the CPU; one is taken where something is measured.
+        wanted: What the user asked for.
+    """
+    if wanted != "auto":
+        return Precision(wanted, channels_last=True, reason="asked for")
+    if torch.cuda.is_available():
+        has_bf16 = torch.cuda.is_bf16_supported()
+        return Precision("bf16" if has_bf16 else "32", channels_last=True, reason="what the GPU has")
+    if _world_size() > 1:
+        return Precision("32", channels_last=True, reason="several processes on the CPU")
+    batch = next(batches)
+    seconds = {name: _step_seconds(model, batch, bf16=name == "bf16") for name in ("32", "bf16")}
+    gain = seconds["32"] / seconds["bf16"]
+    reason = f"a bf16 step takes {seconds['bf16'] * 1e3:.0f} ms, a float32 step {seconds['32'] * 1e3:.0f} ms"
+    return Precision("bf16" if gain >= _LEAST_GAIN else "32", channels_last=True, reason=reason)
+
+
+def make_fabric(precision: Precision) -> Fabric:
+    """Returns the launched Fabric: one process, or this process's part of `torchrun`'s or `fabric run`'s."""
+    world_size = _world_size()
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    fabric = Fabric(
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        devices=local_size,
+        num_nodes=world_size // local_size,
+        strategy="ddp" if world_size > 1 else "auto",
+        precision="bf16-mixed" if precision.name == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _step_seconds(model: nn.Module, batch: Batch, *, bf16: bool) -> float:
+    """Returns the time of one forward and backward pass, not counting the first, which plans kernels."""
+    trial = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
+    images = batch[0][:_MEASURED_IMAGES].contiguous(memory_format=torch.channels_last)
+    labels = batch[1][:_MEASURED_IMAGES]
+    start = 0.0
+    with torch.random.fork_rng(devices=[]):
+        for step in range(_MEASURED_STEPS + 1):
+            if step == 1:
+                start = time.perf_counter()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                logits = trial(images)
+            torch.autograd.backward(F.cross_entropy(logits.float(), labels))
+    return (time.perf_counter() - start) / _MEASURED_STEPS

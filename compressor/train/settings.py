@@ -1,0 +1,85 @@
+"""What a training run is told, and what it tells afterwards."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["EpochRecord", "TrainRecord", "TrainSettings"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Hyper-parameters of one run of stochastic gradient descent.
+
+    Attributes:
+        epochs: Walks over the train split.
+        batch_size: Images per step, over all ranks together.
+        peak_lr: Learning rate at the end of the warm-up.
+        warmup_fraction: Part of all steps in which the rate rises from zero; a cosine to zero follows.
+        momentum: Of Nesterov's kind.
+        weight_decay: On convolution kernels and linear weights; never on batch norms and biases.
+        label_smoothing: Part of the target spread over all classes, 0 to 1.
+        clip_norm: Largest norm of the whole gradient; None leaves it alone.
+        precision: '32', 'bf16' (mixed), or 'auto': what a short measurement finds faster.
+        keep: Leave the model with the weights of the epoch that is best on the val split, or of the last one.
+        settle_epochs: First epochs that are no candidates for 'best': a method's way to its final density.
+        seed: Order of images, augmentation, dropout.
+        num_workers: Processes that decode image files.
+    """
+
+    epochs: int = 30
+    batch_size: int = 256
+    peak_lr: float = 0.2
+    warmup_fraction: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    keep: Literal["best", "last"] = "best"
+    settle_epochs: int = 0
+    seed: int = 0
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch.
+
+    Attributes:
+        epoch: Counts from 1.
+        train_loss: Mean over the epoch, as it was minimised.
+        val_loss: Cross-entropy.
+        val_top1: Part of the val split that is right, 0 to 1.
+        lr: Learning rate at the epoch's last step.
+        seconds: Training and evaluation together.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_top1: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """A finished run.
+
+    Attributes:
+        settings: What it was told.
+        precision: What 'auto' came to, and why.
+        epochs: One record each.
+        kept_epoch: Whose weights the model has, counts from 1; 0 where nothing was trained.
+        val_top1: Of the kept epoch, 0 to 1.
+    """
+
+    settings: TrainSettings
+    precision: str
+    epochs: tuple[EpochRecord, ...]
+    kept_epoch: int
+    val_top1: float
+
+    def to_json(self) -> dict[str, Any]:  # JSON values
+        """Returns plain values under the attributes' names."""
+        return asdict(self)

@@ -1,0 +1,138 @@
+"""One batch through torch and through one way of running a file: how far apart are they, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from exporters.errors import ExportError
+from exporters.execution import Array, ExecutionPath, Runner
+from exporters.winners import near_ties, record_winners, winner_outputs
+
+__all__ = ["Comparison", "Subject", "compare"]
+
+Floats = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One batch on one way of running it, against torch.
+
+    Attributes:
+        path: `stock` or an instruction set.
+        inputs: what the batch is.
+        batch: its size.
+        compared: samples that `max_error` covers.
+        near_ties: samples over tolerance because last winner and first loser of a layer are tied.
+        not_finite: samples for which torch itself gives NaN or infinity.
+        max_error: largest absolute difference.
+        relative_error: the same over the batch's largest output.
+        top1_agreement: fraction of all finite samples with the same largest output.
+    """
+
+    path: str
+    inputs: str
+    batch: int
+    compared: int
+    near_ties: int
+    not_finite: int
+    max_error: float
+    relative_error: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared: the network, the file's graph, and a copy of the file that also hands out winners."""
+
+    model: nn.Module
+    proto: ModelProto
+    with_winners: Path
+
+
+def compare(
+    subject: Subject, way: ExecutionPath, runner: Runner, *, inputs: tuple[str, Array], tolerance: float
+) -> Comparison:
+    """Returns the differences for one batch, `inputs` being what it is and the batch (N, ...).
+
+    Call it with `subject.model` in evaluation mode, without gradients.
+
+    Raises:
+        ExportError: the file does not run, or gives outputs of other shapes.
+    """
+    name, values = inputs
+    expected = _torch_outputs(subject.model, values)
+    found = _file_outputs(way, runner, inputs, expected)
+    pairs = [(a.reshape(len(a), -1), b.reshape(len(b), -1)) for a, b in zip(expected, found, strict=True)]
+    finite = np.all([np.isfinite(a).all(axis=1) for a, _ in pairs], axis=0)
+    errors = np.max([_largest_difference(a, b) for a, b in pairs], axis=0)
+    scale = max(float(np.abs(a[finite]).max(initial=0.0)) for a, _ in pairs) or 1.0
+    tied = np.zeros(len(values), bool)
+    over = finite & (errors > tolerance * scale)
+    if over.any():
+        tied = over & _tied(subject, way, values)
+    compared = finite & ~tied
+    logits, answers = pairs[0][0][finite], pairs[0][1][finite]
+    same = np.argmax(logits, axis=1) == np.argmax(answers, axis=1)
+    max_error = float(errors[compared].max(initial=0.0))
+    return Comparison(
+        path=way.name,
+        inputs=name,
+        batch=len(values),
+        compared=int(compared.sum()),
+        near_ties=int(tied.sum()),
+        not_finite=int((~finite).sum()),
+        max_error=max_error,
+        relative_error=max_error / scale,
+        top1_agreement=float(same.mean()) if len(same) else 1.0,
+    )
+
+
+def _largest_difference(expected: Floats, found: Floats) -> npt.NDArray[np.float64]:
+    """(N,), infinite where the file alone is not finite."""
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(expected.astype(np.float64) - found.astype(np.float64))
+    difference[~np.isfinite(found)] = np.inf
+    largest: npt.NDArray[np.float64] = difference.max(axis=1, initial=0.0)
+    return largest
+
+
+def _tied(subject: Subject, way: ExecutionPath, values: Array) -> Flags:
+    """Which samples may differ because of a near tie: winners in torch against winners on the same path."""
+    names = winner_outputs(subject.proto)
+    with record_winners(subject.model) as expected:
+        _torch_outputs(subject.model, values)
+    outputs = way.open(subject.with_winners)(values)
+    found = dict(zip(names, outputs[len(outputs) - len(names) :], strict=True))
+    return near_ties(expected, found, len(values))
+
+
+def _torch_outputs(model: nn.Module, values: Array) -> list[Floats]:
+    some = next(iter(model.parameters()), None)
+    device = torch.device("cpu") if some is None else some.device
+    result = model(torch.from_numpy(values).to(device))
+    if isinstance(result, dict):
+        result = list(result.values())
+    tensors: Sequence[Tensor] = [result] if isinstance(result, Tensor) else result
+    return [tensor.detach().cpu().numpy() for tensor in tensors]
+
+
+def _file_outputs(
+    way: ExecutionPath, runner: Runner, inputs: tuple[str, Array], expected: Sequence[Floats]
+) -> list[Floats]:
+    name, values = inputs
+    try:
+        found = runner(values)
+    except Exception as error:  # each runtime raises its own types
+        text = " ".join(str(error).split())
+        raise ExportError(f"{way.name} cannot run the file on '{name}', batch {len(values)}: {text}") from error
+    shapes = [array.shape for array in expected], [array.shape for array in found]
+    if shapes[0] != shapes[1]:
+        raise ExportError(f"{way.name}: torch's outputs have the shapes {shapes[0]}, the file's {shapes[1]}")
+    return found

@@ -1,0 +1,105 @@
+"""Gives every `compress` node its local function, so that a file runs without the native library."""
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from exporters import opset
+from exporters.bodies import FBSVariant, fbs_conv_body, unpack_body
+from exporters.errors import ExportError
+
+__all__ = ["attach_functions"]
+
+
+def attach_functions(model: ModelProto) -> ModelProto:
+    """Returns a copy of `model` in which each `compress` node names a local function held by the file.
+
+    Functions already there for this domain are replaced; one function is written per variant in use. A first
+    graph input of static batch 1 selects the bodies with gathered weights, anything else the bodies for any
+    batch.
+
+    Raises:
+        ExportError: a node of the domain is not in `opset.OPS`, or lacks an attribute or input.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
+    one_sample = _batch(result) == 1
+    functions = {}
+    for node in result.graph.node:
+        if node.domain != opset.DOMAIN:
+            continue
+        check_node(node)
+        if node.op_type == opset.UNPACK.name:
+            node.overload = ""
+            functions[node.op_type, ""] = unpack_body()
+        else:
+            variant = _variant(node, constants, one_sample)
+            node.overload = variant.overload
+            functions[node.op_type, variant.overload] = fbs_conv_body(variant)
+    kept = [function for function in result.functions if function.domain != opset.DOMAIN]
+    del result.functions[:]
+    result.functions.extend([*kept, *(functions[key] for key in sorted(functions))])
+    if functions:
+        _import_domains(result)
+        result.ir_version = max(result.ir_version, opset.IR_VERSION)
+    return result
+
+
+def check_node(node: NodeProto) -> None:
+    """Raises ExportError if a `compress` node does not have the inputs and attributes of its op."""
+    where = f"node '{node.name}' ({opset.DOMAIN}.{node.op_type})"
+    if node.op_type not in opset.OPS:
+        raise ExportError(f"{where} is unknown; this version knows: {', '.join(sorted(opset.OPS))}")
+    op = opset.OPS[node.op_type]
+    wanted = sum(not tensor.optional for tensor in op.inputs)
+    given = len([name for name in node.input if name])
+    if not wanted <= given <= len(op.inputs):
+        raise ExportError(f"{where} has {given} inputs; allowed are {wanted} to {len(op.inputs)}")
+    missing = [a.name for a in op.attributes if a.name not in {given.name for given in node.attribute}]
+    if missing:
+        raise ExportError(f"{where} lacks the attributes {', '.join(missing)}; write all of opset.{op.name}")
+
+
+def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    for tensor, name in zip(opset.FBS_CONV.inputs, node.input, strict=False):
+        if tensor.constant and name and name not in constants:
+            raise ExportError(f"node '{node.name}': input {tensor.name} must be an initializer, not '{name}'")
+    saliency_weight = constants[node.input[4]]
+    channels, outputs = saliency_weight.dims
+    lower, upper = values["lower"], values["upper"]
+    if upper < opset.FLOAT_MAX or lower not in (0.0, -opset.FLOAT_MAX):
+        activation = "clip"
+    else:
+        activation = "relu" if lower == 0.0 else "none"
+    return FBSVariant(
+        one_sample=one_sample,
+        dense_input=_is_identity(constants.get(node.input[1]), channels),
+        all_win=values["winners"] == outputs,
+        normalize=bool(values["normalize"]),
+        post_shift=len(node.input) > len(opset.FBS_CONV.inputs) - 1 and bool(node.input[-1]),
+        activation=activation,
+        nonnegative=values["saliency_slope"] == 0.0,
+    )
+
+
+def _is_identity(indices: TensorProto | None, channels: int) -> bool:
+    """True for the constant [[0 .. channels-1]]: every channel is there, in its place."""
+    if indices is None or list(indices.dims) != [1, channels]:
+        return False
+    return bool(np.array_equal(numpy_helper.to_array(indices)[0], np.arange(channels)))
+
+
+def _batch(model: ModelProto) -> int | None:
+    """Static first dimension of the first real graph input, or None."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in held and dims and dims[0].HasField("dim_value"):
+            return int(dims[0].dim_value)
+    return None
+
+
+def _import_domains(model: ModelProto) -> None:
+    if opset.DOMAIN not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(opset.DOMAIN, opset.VERSION))

@@ -1,0 +1,176 @@
+"""Counts what an ONNX file computes and holds, node by node; needs onnx and numpy only.
+
+Multiply-accumulates (MACs) for one sample:
+
+    Conv           K * C/groups * kh * kw * H' * W'
+    Gemm, MatMul   rows * inner * columns
+    FBSConv        k * Cx * kh * kw * H' * W'  +  Cx * k  +  K * H' * W'
+
+The FBS terms are the convolution over live inputs and winners, the predictor, and the scaling, as the
+published counter has them (specs of Feature Boosting and Suppression: M-CifarNet at density 0.5 is 44.24 M).
+Cx is what the node really reads: all C channels behind a residual sum. Pooling, activations and sums count
+nothing.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from exporters import opset
+from exporters.load import load_onnx
+from exporters.metadata import read_metadata
+
+__all__ = ["NodeReport", "OnnxReport", "inspect_model", "inspect_onnx"]
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One node; `macs` is None where a plane's size is not in the file, `density` is k/K of an FBSConv."""
+
+    name: str
+    op: str
+    macs: int | None
+    parameters: int
+    weight_bytes: int
+    channels_in: int | None
+    channels_out: int | None
+    density: float | None
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """A whole file; `macs` is None if a node's is not known."""
+
+    path: str
+    opset: int
+    nodes: tuple[NodeReport, ...]
+    macs: int | None
+    parameters: int
+    weight_bytes: int
+    file_bytes: int
+    metadata: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values with units in the names."""
+        return dataclasses.asdict(self)
+
+
+def inspect_onnx(path: str | Path) -> OnnxReport:
+    """Returns the report of an ONNX file.
+
+    Raises:
+        ExportError: the file is missing, damaged, or holds what nobody could run, see `load_onnx`.
+    """
+    return inspect_model(load_onnx(path), path)
+
+
+def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
+    """Returns the report of a model in memory; `path` is where it lies or will lie."""
+    shapes = _shapes(model)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    counted: set[str] = set()
+    nodes = []
+    for node in model.graph.node:
+        own = [weights[name] for name in node.input if name in weights and name not in counted]
+        counted.update(tensor.name for tensor in own)
+        nodes.append(_report(node, own, shapes))
+    all_macs = [node.macs for node in nodes]
+    file = Path(path)
+    return OnnxReport(
+        path=str(path),
+        opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
+        nodes=tuple(nodes),
+        macs=None if None in all_macs else sum(macs for macs in all_macs if macs is not None),
+        parameters=sum(node.parameters for node in nodes),
+        weight_bytes=sum(node.weight_bytes for node in nodes),
+        file_bytes=file.stat().st_size if file.is_file() else model.ByteSize(),
+        metadata=read_metadata(model),
+    )
+
+
+Shapes = dict[str, tuple[int | None, ...]]
+
+
+def _shapes(model: ModelProto) -> Shapes:
+    """Every tensor's shape as far as it is known; None for open sizes."""
+    with contextlib.suppress(onnx.shape_inference.InferenceError):  # what the file itself states still serves
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    found: Shapes = {}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            found[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+    found.update({tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer})
+    return found
+
+
+def _report(node: NodeProto, own: list[TensorProto], shapes: Shapes) -> NodeReport:
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    floats = [tensor for tensor in own if tensor.data_type != TensorProto.INT64]  # int64: indices, axes, shapes
+    domain = f"{node.domain}." if node.domain else ""
+    inputs = [shapes.get(name, ()) for name in node.input]
+    output = shapes.get(node.output[0], ())
+    count = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, opset.FBS_CONV.name: _fbs_conv}.get(node.op_type)
+    macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
+    density = None
+    if node.op_type == opset.FBS_CONV.name and inputs[2]:
+        density = attributes["winners"] / (inputs[2][0] or 1)
+    return NodeReport(
+        name=node.name,
+        op=domain + node.op_type,
+        macs=macs,
+        parameters=sum(math.prod(tensor.dims) for tensor in floats),
+        weight_bytes=sum(numpy_helper.to_array(tensor).nbytes for tensor in own),
+        channels_in=channels_in,
+        channels_out=channels_out,
+        density=density,
+    )
+
+
+Counted = tuple[int | None, int | None, int | None]
+"""MACs, channels in, channels out."""
+
+
+def _conv(inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], _: Mapping[str, object]) -> Counted:
+    weight = inputs[1]
+    if len(weight) < 3 or len(inputs[0]) < 2:
+        return None, None, None
+    return _product(*weight, *(output[2:] or (None,))), inputs[0][1], weight[0]
+
+
+def _gemm(
+    inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], attributes: Mapping[str, object]
+) -> Counted:
+    if len(inputs[1]) != 2:
+        return None, None, None
+    inner, columns = reversed(inputs[1]) if attributes.get("transB", 0) else inputs[1]
+    return _product(inner, columns), inner, columns
+
+
+def _matmul(inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], _: Mapping[str, object]) -> Counted:
+    if len(inputs[0]) < 2 or not output:
+        return None, None, None
+    return _product(*output[1:], inputs[0][-1]), inputs[0][-1], output[-1]
+
+
+def _fbs_conv(
+    inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], attributes: Mapping[str, object]
+) -> Counted:
+    live = inputs[1][-1] if inputs[1] else None
+    outputs, _, *taps = inputs[2] or (None, None, None)
+    winners = attributes["winners"]
+    assert isinstance(winners, int)
+    plane = _product(*(output[1:3] or (None,)))
+    terms = (_product(winners, live, *taps, plane), _product(live, winners), _product(outputs, plane))
+    macs = None if None in terms else sum(term for term in terms if term is not None)
+    return macs, live, winners
+
+
+def _product(*sizes: int | None) -> int | None:
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)

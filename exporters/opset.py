@@ -1,0 +1,137 @@
+"""The ops of domain `compress`: names, attributes and shapes, written down once.
+
+Exporter passes, function bodies, the inspector and the native library's tests all read this table. Letters in
+the
+shapes: N samples, H×W input plane, H'×W' output plane, C input channels of the dense layer, Cx those that
+exist, K output channels of the dense layer, k winners.
+
+An op is stored in the file both as a node and as an ONNX local function of the same name
+(`exporters.functions`), so that a stock runtime inlines the body while a runtime with the native library
+takes its own kernel.
+"""
+
+from dataclasses import dataclass
+
+__all__ = [
+    "DOMAIN",
+    "FBS_CONV",
+    "FLOAT_MAX",
+    "IR_VERSION",
+    "NO_CLAMP",
+    "ONNX_OPSET",
+    "OPS",
+    "TORCH_DOMAIN",
+    "TORCH_FBS_CONV",
+    "UNPACK",
+    "VERSION",
+    "Attribute",
+    "Op",
+    "Tensor",
+]
+
+DOMAIN = "compress"
+VERSION = 1
+
+ONNX_OPSET = 21
+"""Standard opset of files and function bodies; ONNX Runtime 1.31 rewrites layouts at it."""
+
+IR_VERSION = 10
+"""First file version in which a node may name an overload of a local function."""
+
+FLOAT_MAX = 3.4028234663852886e38
+"""Largest float32: `upper` of a layer that is not clamped from above."""
+
+TORCH_DOMAIN = "compress.torch"
+TORCH_FBS_CONV = "FBSConvDense"
+"""Stands for torch's compress::fbs_conv between torch's exporter and `passes.lower_fbs_conv`; never in a
+file.
+
+Dense NCHW in and out; inputs X W B A R [D], attributes of FBSConv but the clamp.
+"""
+
+NO_CLAMP = {"lower": -FLOAT_MAX, "upper": FLOAT_MAX}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output: letter shape, element type, whether it may be absent or must be constant."""
+
+    name: str
+    type: str
+    shape: tuple[str, ...]
+    meaning: str
+    optional: bool = False
+    constant: bool = False
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute; `type` is one of int, ints, float. All attributes are always written to the file."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op of domain `compress`."""
+
+    name: str
+    summary: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    attributes: tuple[Attribute, ...]
+
+
+FBS_CONV = Op(
+    name="FBSConv",
+    summary=(
+        "Convolution that computes only the k most salient of K output channels, from only the Cx input "
+        "channels that exist. u[n,c] = mean over H, W of |X|; s = leaky(sum over live c of u*A[c] + R, "
+        "saliency_slope); with normalize, s = K*s/sum(s) unless sum(s) is 0; J = the k largest s, ties to the "
+        "lower index, ascending; with i = J[n,j], Y[n,:,:,j] = clamp(s[n,i] * (conv(X, W)[i] + B[i]) + D[i], "
+        "lower, upper)."
+    ),
+    inputs=(
+        Tensor("X", "float", ("N", "H", "W", "Cx"), "channels that exist, packed, channels last"),
+        Tensor(
+            "I",
+            "int64",
+            ("N|1", "Cx"),
+            "which of the C channels each is, ascending; one row serves all samples",
+        ),
+        Tensor("W", "float", ("K", "C", "kh", "kw"), "kernels, batch-norm statistics folded", constant=True),
+        Tensor("B", "float", ("K",), "shift inside the product", constant=True),
+        Tensor("A", "float", ("C", "K"), "saliency weights", constant=True),
+        Tensor("R", "float", ("K",), "saliency bias", constant=True),
+        Tensor("D", "float", ("K",), "shift outside the product", optional=True, constant=True),
+    ),
+    outputs=(
+        Tensor("Y", "float", ("N", "H'", "W'", "k"), "the winners' planes, packed, channels last"),
+        Tensor("J", "int64", ("N", "k"), "which of the K channels each is, ascending"),
+    ),
+    attributes=(
+        Attribute("winners", "int", "k, at least 1 and at most K"),
+        Attribute("strides", "ints", "2 steps: down, right"),
+        Attribute("pads", "ints", "4 zero borders: top, left, bottom, right"),
+        Attribute("dilations", "ints", "2 distances between taps: down, right"),
+        Attribute("lower", "float", "lower clamp; ReLU is 0, none is -FLOAT_MAX"),
+        Attribute("upper", "float", "upper clamp; ReLU6 is 6, none is FLOAT_MAX"),
+        Attribute("saliency_slope", "float", "slope of s below zero: 0 is ReLU, 1 the identity"),
+        Attribute("normalize", "int", "1: s is scaled to mean 1 over the K channels, unless it sums to 0; 0: not"),
+    ),
+)
+
+UNPACK = Op(
+    name="Unpack",
+    summary="Puts packed channels back in their places: Y[n,:,:,I[n,j]] = X[n,:,:,j], exactly 0 elsewhere.",
+    inputs=(
+        Tensor("X", "float", ("N", "H", "W", "k"), "packed, channels last"),
+        Tensor("I", "int64", ("N|1", "k"), "place of each, ascending"),
+    ),
+    outputs=(Tensor("Y", "float", ("N", "H", "W", "C"), "dense, channels last"),),
+    attributes=(Attribute("channels", "int", "C"),),
+)
+
+OPS = {op.name: op for op in (FBS_CONV, UNPACK)}

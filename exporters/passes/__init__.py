@@ -1,0 +1,1 @@
+"""Graph rewrites, one a file: each changes an onnx-graphsurgeon graph and returns how often it applied."""

@@ -1,0 +1,134 @@
+"""Holds an ONNX file against the torch network it came from, on every way of running it here."""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from exporters.capture import evaluating
+from exporters.comparison import Comparison, Subject, compare
+from exporters.errors import ExportError
+from exporters.execution import Array, ExecutionPath, Runner, execution_paths
+from exporters.load import load_onnx
+from exporters.stress import stress_inputs
+from exporters.winners import with_winner_outputs
+
+__all__ = ["TOLERANCE", "VerifyReport", "verify"]
+
+TOLERANCE = 1e-4
+"""Largest difference allowed, as a fraction of the batch's largest output: float32 sums in another order."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All comparisons of one file; `passed` if none is over tolerance and each path was compared at all."""
+
+    file: str
+    tolerance: float
+    paths: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    max_error: float
+    relative_error: float
+    top1_agreement: float
+    near_ties: int
+    passed: bool
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+
+def verify(
+    model: nn.Module,
+    path: str | Path,
+    inputs: Mapping[str, Array] | None = None,
+    *,
+    batches: Sequence[int] = (1, 8),
+    tolerance: float = TOLERANCE,
+) -> VerifyReport:
+    """Returns how far the file is from torch, on stock ONNX Runtime and on each instruction set.
+
+    Args:
+        model: The network; it is run in evaluation mode on its own device, its flags are put back.
+        path: The ONNX file, with one input.
+        inputs: What it is -> float32 (N, ...), normalised as the network wants it; None: `stress_inputs`.
+        batches: Sizes to run for a dynamic batch; a static one fixes its own. Inputs are cut into these sizes.
+        tolerance: As a fraction of the batch's largest output.
+
+    Raises:
+        ExportError: the file cannot be read or run, or its input does not fit.
+    """
+    proto = load_onnx(path)
+    static, shape = _input_shape(proto, path)
+    sizes = [static] if static else list(batches)
+    ops = [f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in proto.graph.node]
+    ways = execution_paths(ops)
+    comparisons = []
+    with tempfile.TemporaryDirectory() as folder, evaluating(model), torch.no_grad():
+        subject = Subject(model, proto, Path(folder) / "winners.onnx")
+        onnx.save(with_winner_outputs(proto), subject.with_winners)
+        for way in ways:
+            runner = _open(way, Path(path))
+            for size in sizes:
+                given = stress_inputs(shape, size) if inputs is None else _cut(inputs, size)
+                for batch in given.items():
+                    comparisons.append(compare(subject, way, runner, inputs=batch, tolerance=tolerance))
+    return _summary(str(path), tolerance, ways, comparisons)
+
+
+def _input_shape(proto: ModelProto, path: str | Path) -> tuple[int, tuple[int, ...]]:
+    """Static batch size or 0, and the shape of one sample."""
+    held = {tensor.name for tensor in proto.graph.initializer}
+    real = [value for value in proto.graph.input if value.name not in held]
+    dims = [dim.dim_value for dim in real[0].type.tensor_type.shape.dim] if len(real) == 1 else []
+    if not dims or not all(dims[1:]):
+        names = ", ".join(value.name for value in real)
+        raise ExportError(f"{path}: needs one input of a shape fixed but for the batch; its inputs are: {names}")
+    return dims[0], tuple(dims[1:])
+
+
+def _cut(inputs: Mapping[str, Array], size: int) -> dict[str, Array]:
+    """Whole batches of `size` from each entry; a rest that does not fill one is left out."""
+    cut = {}
+    for name, values in inputs.items():
+        for start in range(0, len(values) - size + 1, size):
+            label = name if len(values) == size else f"{name} {start}"
+            cut[label] = np.ascontiguousarray(values[start : start + size], np.float32)
+    if not cut:
+        most = max((len(values) for values in inputs.values()), default=0)
+        raise ExportError(f"verify was given at most {most} samples, the file takes {size} at a time; give more")
+    return cut
+
+
+def _open(way: ExecutionPath, path: Path) -> Runner:
+    try:
+        return way.open(path)
+    except Exception as error:  # each runtime raises its own types
+        raise ExportError(f"{path}: {way.name} cannot load the file: {' '.join(str(error).split())}") from error
+
+
+def _summary(
+    file: str, tolerance: float, ways: Sequence[ExecutionPath], comparisons: Sequence[Comparison]
+) -> VerifyReport:
+    compared = {way.name: sum(c.compared for c in comparisons if c.path == way.name) for way in ways}
+    finite = [c.batch - c.not_finite for c in comparisons]
+    agreed = sum(c.top1_agreement * samples for c, samples in zip(comparisons, finite, strict=True))
+    worst = max(c.relative_error for c in comparisons)
+    return VerifyReport(
+        file=file,
+        tolerance=tolerance,
+        paths=tuple(way.name for way in ways),
+        comparisons=tuple(comparisons),
+        max_error=max(c.max_error for c in comparisons),
+        relative_error=worst,
+        top1_agreement=agreed / sum(finite) if sum(finite) else 0.0,
+        near_ties=sum(c.near_ties for c in comparisons),
+        passed=worst <= tolerance and all(compared.values()),
+    )

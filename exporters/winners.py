@@ -1,0 +1,136 @@
+"""Who wins in each FBS layer, in torch and in an ONNX file: tells a near tie from a wrong result.
+
+Sums are formed in another order by every runtime, so saliencies differ by about 1e-6 of their size. Where the
+last winner and the first loser are closer than that, both choices are right and the outputs legitimately
+differ.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from onnx import ModelProto, TensorProto, helper
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from exporters import opset
+
+__all__ = ["NEAR_TIE", "LayerWinners", "near_ties", "record_winners", "winner_outputs", "with_winner_outputs"]
+
+NEAR_TIE = 1e-5
+"""Saliencies closer than this fraction of the sample's largest are tied: ten times a float32 sum's noise."""
+
+
+@dataclass(frozen=True)
+class LayerWinners:
+    """One FBS layer on one batch: saliencies (N, K) and winners (N, k), ascending."""
+
+    saliency: npt.NDArray[np.float32]
+    winners: npt.NDArray[np.int64]
+
+
+@contextmanager
+def record_winners(model: nn.Module) -> Iterator[dict[str, LayerWinners]]:
+    """Yields a dict that takes, while `model` runs inside, each FBS layer's winners by module name."""
+    recorder = _Recorder()
+    stack = recorder.scopes
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda _module, _inputs, name=name: stack.append(name)))
+        hooks.append(module.register_forward_hook(lambda _module, _inputs, _output: stack.pop() and None))
+    try:
+        with recorder:
+            yield recorder.layers
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def with_winner_outputs(model: ModelProto) -> ModelProto:
+    """A copy of `model` that hands out every J after its own outputs, in the order of `winner_outputs`."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    held = {value.name for value in result.graph.output}
+    for name in winner_outputs(model).values():
+        if name not in held:
+            result.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, [None, None]))
+    return result
+
+
+def winner_outputs(model: ModelProto) -> dict[str, str]:
+    """Node name to the name of its J, for every FBSConv, in the file's order."""
+    return {
+        node.name: node.output[1]
+        for node in model.graph.node
+        if node.domain == opset.DOMAIN and node.op_type == opset.FBS_CONV.name
+    }
+
+
+def near_ties(
+    expected: Mapping[str, LayerWinners], found: Mapping[str, npt.NDArray[np.int64]], samples: int
+) -> npt.NDArray[np.bool_]:
+    """(N,) booleans: samples whose winners differ first in a layer where the swapped channels are tied.
+
+    Layers behind the first difference work on other data; they say nothing. A sample without difference is
+    False.
+
+    Args:
+        expected: From `record_winners`, in the order of execution.
+        found: Node name to J of the file; a layer that is missing counts as equal.
+        samples: N.
+    """
+    tied = np.zeros(samples, bool)
+    settled = np.zeros(samples, bool)
+    for name, layer in expected.items():
+        for sample in np.flatnonzero(~settled) if name in found else ():
+            lost = np.setdiff1d(layer.winners[sample], found[name][sample])
+            if len(lost) == 0:
+                continue
+            settled[sample] = True
+            gained = np.setdiff1d(found[name][sample], layer.winners[sample])
+            values = layer.saliency[sample]
+            gap = values[lost].max() - values[gained].min()
+            tied[sample] = gap <= NEAR_TIE * np.abs(values).max()
+    return tied
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every op; computes the saliencies of compress::fbs_conv from its arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.scopes: list[str] = []
+        self.layers: dict[str, LayerWinners] = {}
+
+    # Any: torch gives ops, types and arguments of every kind.
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name() == "compress::fbs_conv":
+            name = self.scopes[-1] if self.scopes else ""
+            calls = sum(key == name or key.startswith(f"{name}_") for key in self.layers)
+            self.layers[name if calls == 0 else f"{name}_{calls + 1}"] = _winners(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _winners(
+    x: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    post_shift: Tensor | None,
+    saliency_weight: Tensor,
+    bias: Tensor,
+    k: int,
+    *rest: Any,
+) -> LayerWinners:
+    slope, normalize = rest[-2:]
+    saliency = torch.nn.functional.leaky_relu(
+        torch.addmm(bias, x.abs().mean(dim=(2, 3)), saliency_weight), negative_slope=slope
+    )
+    if normalize:
+        total = saliency.sum(dim=1, keepdim=True)
+        saliency = saliency * (saliency.shape[1] / torch.where(total == 0, saliency.shape[1], total))
+    ranked = torch.sort(saliency, dim=1, descending=True, stable=True).indices[:, :k]
+    return LayerWinners(saliency.cpu().numpy(), ranked.sort(dim=1).values.cpu().numpy())

@@ -1,0 +1,65 @@
+// One FBSConv layer: weights prepared once, then run per call. Independent of ONNX Runtime.
+#ifndef COMPRESS_FBS_CONV_H_
+#define COMPRESS_FBS_CONV_H_
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "geometry.h"
+#include "kernels/table.h"
+#include "layer.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace compress {
+
+class FbsConv {
+ public:
+  // Copies what it needs out of `spec`, which must have passed check_layer.
+  FbsConv(const LayerSpec& spec, const KernelTable* kernels);
+
+  // What check_input reads; the tensors' data pointers are not valid any more.
+  const LayerSpec& spec() const { return spec_; }
+
+  // y [N, H', W', winners] and j [N, winners] from inputs that have passed check_input. Safe to call from
+  // several threads at a time. Throws std::bad_alloc.
+  void run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,
+           const Parallel& parallel) const;
+
+ private:
+  struct Work;
+
+  std::shared_ptr<const Geometry> geometry(int64_t height, int64_t width) const;
+  bool packs(const Geometry& geometry, int32_t channels) const;
+  void run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry, float* y,
+                  int64_t* j, const Parallel& parallel) const;
+  void choose(const float* x, const Geometry& geometry, const Work& work, int64_t* j,
+              const Parallel& parallel) const;
+  void convolve(const float* x, const Geometry& geometry, const Work& work, float* y,
+                const Parallel& parallel) const;
+
+  LayerSpec spec_;
+  const KernelTable* kernels_;
+  int32_t outputs_, inputs_, taps_, winners_;
+  int32_t lanes_, all_vectors_, vectors_;  // vectors of all outputs, and of winners
+
+  // [vector][channel][tap][lanes] where winners are chosen per input, so that a live channel's rows lie
+  // together; [vector][tap][channel][lanes] where every output wins and nothing is packed.
+  Buffer weight_;
+  int64_t vector_stride_;
+  int32_t channel_stride_, tap_stride_;
+
+  Buffer saliency_weight_;  // [C][all_vectors * lanes]
+  Buffer per_output_;       // R, B, D: each padded to whole vectors
+  const float* saliency_bias_;
+  const float* shift_;
+  const float* post_shift_;  // null: absent
+
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const Geometry> geometry_;  // of the last input size seen
+};
+
+}  // namespace compress
+
+#endif  // COMPRESS_FBS_CONV_H_

@@ -1,0 +1,81 @@
+#include "geometry.h"
+
+#include <algorithm>
+#include <cstddef>
+
+namespace compress {
+
+namespace {
+
+// Neighbouring outputs of one axis that have the same valid taps [tap, tap + taps).
+struct Span {
+  int64_t first, count, tap, taps;
+};
+
+std::vector<Span> spans(const Axis& axis, int64_t size) {
+  std::vector<Span> result;
+  const int64_t outputs = axis.outputs(size);
+  for (int64_t o = 0; o < outputs; ++o) {
+    const int64_t start = o * axis.stride - axis.pad_begin;  // input under tap 0
+    int64_t tap = start >= 0 ? 0 : (-start + axis.dilation - 1) / axis.dilation;
+    int64_t end = start >= size ? 0 : std::min(axis.kernel, (size - 1 - start) / axis.dilation + 1);
+    if (tap >= end) tap = end = 0;
+    if (result.empty() || result.back().tap != tap || result.back().taps != end - tap) {
+      result.push_back({o, 0, tap, end - tap});
+    }
+    ++result.back().count;
+  }
+  return result;
+}
+
+}  // namespace
+
+Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
+                       int32_t max_tile) {
+  Geometry geometry = {};
+  geometry.input_height = input_height;
+  geometry.input_width = input_width;
+  geometry.output_height = y.outputs(input_height);
+  geometry.output_width = x.outputs(input_width);
+
+  std::vector<size_t> first_run;
+  const std::vector<Span> columns = spans(x, input_width);
+  for (const Span& row : spans(y, input_height)) {
+    for (const Span& column : columns) {
+      Region region = {};
+      region.y = static_cast<int32_t>(row.first);
+      region.x = static_cast<int32_t>(column.first);
+      region.width = static_cast<int32_t>(column.count);
+      region.pixels = static_cast<int32_t>(row.count * column.count);
+      region.first_tile = geometry.num_tiles;
+      region.tiles = (region.pixels + max_tile - 1) / max_tile;
+      geometry.num_tiles += region.tiles;
+      first_run.push_back(geometry.runs.size());
+      if (row.taps > 0 && column.taps > 0) {
+        const int64_t input_y = row.first * y.stride - y.pad_begin + row.tap * y.dilation;
+        const int64_t input_x = column.first * x.stride - x.pad_begin + column.tap * x.dilation;
+        region.input_pixel = input_y * input_width + input_x;
+        // Side by side in the input, so one run, only without horizontal dilation.
+        const int64_t taps_per_run = x.dilation == 1 ? column.taps : 1;
+        for (int64_t ky = 0; ky < row.taps; ++ky) {
+          for (int64_t kx = 0; kx < column.taps; kx += taps_per_run) {
+            Run run = {};
+            run.pixel = static_cast<int32_t>(ky * y.dilation * input_width + kx * x.dilation);
+            run.tap = static_cast<int32_t>((row.tap + ky) * x.kernel + column.tap + kx);
+            run.taps = static_cast<int32_t>(taps_per_run);
+            geometry.runs.push_back(run);
+          }
+        }
+      }
+      region.num_runs = static_cast<int32_t>(geometry.runs.size() - first_run.back());
+      geometry.tap_pixels += static_cast<int64_t>(region.pixels) * row.taps * column.taps;
+      geometry.regions.push_back(region);
+    }
+  }
+  for (size_t i = 0; i < geometry.regions.size(); ++i) {
+    geometry.regions[i].runs = geometry.runs.data() + first_run[i];
+  }
+  return geometry;
+}
+
+}  // namespace compress

@@ -1,0 +1,40 @@
+// Which taps reach which outputs: the plane cut into rectangles with the same valid taps, and those into
+// tiles.
+#ifndef COMPRESS_GEOMETRY_H_
+#define COMPRESS_GEOMETRY_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace compress {
+
+// A convolution along one axis.
+struct Axis {
+  int64_t kernel, stride, dilation, pad_begin, pad_end;
+
+  // Outputs for an input of `size`; 0 or less where the kernel does not fit.
+  int64_t outputs(int64_t size) const {
+    const int64_t room = size + pad_begin + pad_end - ((kernel - 1) * dilation + 1);
+    return room < 0 ? 0 : room / stride + 1;
+  }
+};
+
+struct Geometry {
+  int64_t input_height, input_width, output_height, output_width;
+  std::vector<Region> regions;
+  std::vector<Run> runs;  // the regions point into it
+  int32_t num_tiles;
+  int64_t tap_pixels;  // sum over outputs of their valid taps: multiplications per input and output channel
+
+  int64_t pixels() const { return output_height * output_width; }
+};
+
+// The geometry of a non-empty output, in tiles of at most `max_tile` pixels.
+Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
+                       int32_t max_tile);
+
+}  // namespace compress
+
+#endif  // COMPRESS_GEOMETRY_H_

@@ -1,0 +1,183 @@
+// Convolution of packed activations by a list of live (tap, channel) rows; contract at ConvTask. Vectors of
+// outputs lie in the lanes, up to kMaxTile pixels are broadcast against them, sums stay in registers over the
+// whole reduction.
+#ifndef COMPRESS_KERNELS_CONV_H_
+#define COMPRESS_KERNELS_CONV_H_
+
+#include "kernels/table.h"
+
+namespace {
+
+using compress::ConvTask;
+using compress::Region;
+using compress::Run;
+
+// Where one tile reads and writes.
+struct Tile {
+  const float* x[kMaxTile];  // each pixel's input at the region's first valid tap, first channel
+  float* y[kMaxTile];        // each pixel's output, first lane of the first vector
+  const float* w;            // first vector's weights
+};
+
+// Few sums in flight cannot hide the latency of a fused multiply-add, so a small tile spreads its rows over
+// several.
+constexpr int num_partial_sums(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
+
+template <int kVectors>
+inline void add_epilogue(Vec* sums, const compress::Epilogue& epilogue, int first_output) {
+  const Vec lower = broadcast(&epilogue.lower);
+  const Vec upper = broadcast(&epilogue.upper);
+  for (int v = 0; v < kVectors; ++v) {
+    const int o = first_output + v * kLanes;
+    Vec sum = mul(load(epilogue.scale + o), add(sums[v], load(epilogue.bias + o)));
+    if (epilogue.post != nullptr) sum = add(sum, load(epilogue.post + o));
+    sums[v] = clamp(sum, lower, upper);
+  }
+}
+
+template <int kVectors, int kPixels>
+inline void store_tile(const ConvTask& task, const Tile& tile, int first_output,
+                       Vec (&sums)[kPixels][kVectors]) {
+  const int left = task.k - first_output;
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+    if (!task.raw) add_epilogue<kVectors>(sums[p], task.epilogue, first_output);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      if (left >= (v + 1) * kLanes) {
+        store(tile.y[p] + v * kLanes, sums[p][v]);
+      } else {
+        store_first(tile.y[p] + v * kLanes, sums[p][v], left - v * kLanes);
+      }
+    }
+  }
+}
+
+// sums[p][v] += x[p][offset] * row, for one row of weights.
+template <int kVectors, int kPixels>
+inline __attribute__((always_inline)) void add_row(const float* const* x, int64_t offset, const float* row,
+                                                   int64_t vector_stride, Vec (&sums)[kPixels][kVectors]) {
+  Vec w[kVectors];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) w[v] = load(row + v * vector_stride);
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+    const Vec value = broadcast(x[p] + offset);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sums[p][v] = mul_add(value, w[v], sums[p][v]);
+  }
+}
+
+template <int kVectors, int kPixels, bool kListed>
+void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int first_output) {
+  constexpr int kPartial = num_partial_sums(kVectors * kPixels);
+  Vec sums[kPartial][kPixels][kVectors];
+#pragma GCC unroll 4
+  for (int s = 0; s < kPartial; ++s)
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[s][p][v] = zero();
+
+  const float* x[kPixels];
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) x[p] = tile.x[p];
+  const int64_t vector_stride = task.vector_stride;
+
+  for (int r = 0; r < region.num_runs; ++r) {
+    const Run run = region.runs[r];
+    int64_t offset = static_cast<int64_t>(run.pixel) * task.channels;
+    if constexpr (kListed) {
+      for (int t = 0; t < run.taps; ++t) {
+        const float* rows = tile.w + static_cast<int64_t>(run.tap + t) * task.tap_stride;
+        int c = 0;
+        for (; c + kPartial <= task.channels; c += kPartial)
+#pragma GCC unroll 4
+          for (int s = 0; s < kPartial; ++s)
+            add_row<kVectors, kPixels>(x, offset + c + s, rows + task.channel_offsets[c + s], vector_stride,
+                                       sums[s]);
+        for (; c < task.channels; ++c)
+          add_row<kVectors, kPixels>(x, offset + c, rows + task.channel_offsets[c], vector_stride, sums[0]);
+        offset += task.channels;
+      }
+    } else {
+      const float* row = tile.w + static_cast<int64_t>(run.tap) * task.channels * kLanes;
+      const int64_t end = offset + static_cast<int64_t>(run.taps) * task.channels;
+      for (; offset + kPartial <= end; offset += kPartial) {
+#pragma GCC unroll 4
+        for (int s = 0; s < kPartial; ++s)
+          add_row<kVectors, kPixels>(x, offset + s, row + s * kLanes, vector_stride, sums[s]);
+        row += kPartial * kLanes;
+      }
+      for (; offset < end; ++offset, row += kLanes)
+        add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int s = 1; s < kPartial; ++s)
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[0][p][v] = add(sums[0][p][v], sums[s][p][v]);
+  store_tile<kVectors, kPixels>(task, tile, first_output, sums[0]);
+}
+
+using TileFunction = void (*)(const ConvTask&, const Region&, const Tile&, int);
+
+// The kernel for a tile of `pixels`, found by counting down so that the list follows kMaxTile.
+template <int kVectors, bool kListed, int kPixels = kMaxTile>
+TileFunction tile_function(int pixels) {
+  if (pixels == kPixels) return conv_tile<kVectors, kPixels, kListed>;
+  if constexpr (kPixels > 1) {
+    return tile_function<kVectors, kListed, kPixels - 1>(pixels);
+  } else {
+    return nullptr;
+  }
+}
+
+void conv(const ConvTask& task, const float* w, int first_vector, int num_vectors, int first_tile,
+          int last_tile) {
+  const int first_output = first_vector * kLanes;
+  Tile tile;
+  tile.w = w;
+  for (int g = 0; g < task.num_regions && task.regions[g].first_tile < last_tile; ++g) {
+    const Region& region = task.regions[g];
+    int t = first_tile - region.first_tile;
+    if (t < 0) t = 0;
+    int end = last_tile - region.first_tile;
+    if (end > region.tiles) end = region.tiles;
+    int known_pixels = 0;
+    TileFunction function = nullptr;
+    for (; t < end; ++t) {
+      const int first = static_cast<int>(static_cast<int64_t>(region.pixels) * t / region.tiles);
+      const int last = static_cast<int>(static_cast<int64_t>(region.pixels) * (t + 1) / region.tiles);
+      int row = first / region.width;
+      int column = first % region.width;
+      for (int p = 0; p < last - first; ++p) {
+        tile.x[p] = task.x + (region.input_pixel + static_cast<int64_t>(row) * task.input_step_y +
+                              static_cast<int64_t>(column) * task.input_step_x) *
+                                 task.channels;
+        tile.y[p] = task.y +
+                    (static_cast<int64_t>(region.y + row) * task.output_width + region.x + column) * task.k +
+                    first_output;
+        if (++column == region.width) {
+          column = 0;
+          ++row;
+        }
+      }
+      if (last - first != known_pixels) {
+        known_pixels = last - first;
+        const bool listed = task.channel_offsets != nullptr;
+        function =
+            num_vectors == 2
+                ? (listed ? tile_function<2, true>(known_pixels) : tile_function<2, false>(known_pixels))
+                : (listed ? tile_function<1, true>(known_pixels) : tile_function<1, false>(known_pixels));
+      }
+      function(task, region, tile, first_output);
+    }
+  }
+}
+
+}  // namespace
+
+#endif  // COMPRESS_KERNELS_CONV_H_

@@ -1,0 +1,36 @@
+// Compiled once per instruction set, with that set's flags and these two definitions:
+//   COMPRESS_ISA         its name, e.g. avx2
+//   COMPRESS_ISA_HEADER  its header, e.g. "isa/avx2.h"
+// The object defines one global symbol, kernels_<isa>; all else is internal, so that no code compiled with
+// these flags can be the copy the linker keeps for everybody.
+#include COMPRESS_ISA_HEADER
+
+#include "kernels/conv.h"
+#include "kernels/saliency.h"
+#include "kernels/squeeze.h"
+#include "kernels/table.h"
+#include "kernels/unpack.h"
+
+#define COMPRESS_JOIN_(a, b) a##b
+#define COMPRESS_JOIN(a, b) COMPRESS_JOIN_(a, b)
+#define COMPRESS_TEXT_(a) #a
+#define COMPRESS_TEXT(a) COMPRESS_TEXT_(a)
+
+static_assert(kLanes <= compress::kMaxLanes, "raise kMaxLanes");
+
+namespace compress {
+
+extern const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA);
+const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
+    .name = COMPRESS_TEXT(COMPRESS_ISA),
+    .lanes = kLanes,
+    .max_tile = kMaxTile,
+    .conv = conv,
+    .pack = pack,
+    .squeeze = squeeze,
+    .abs_sums = abs_sums,
+    .saliency = saliency,
+    .unpack = unpack,
+};
+
+}  // namespace compress

@@ -1,0 +1,125 @@
+// What one instruction set offers: the kernels' arguments, contracts and the table that holds them. The table
+// drives dispatch, tests and benchmarks alike. Included by ISA code, so: plain structs only, no STL.
+//
+// Shared vocabulary. A layer has C input and K output channels; `channels` of the C exist in the packed
+// input, `k` of the K win. Activations are packed NHWC: [pixel][channel], channels without gaps. Weights are
+// blocks of `lanes` outputs ("vectors"): vector v starts at v * vector_stride; inside it, the row of (tap,
+// channel) holds the `lanes` weights of that tap and channel.
+#ifndef COMPRESS_KERNELS_TABLE_H_
+#define COMPRESS_KERNELS_TABLE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace compress {
+
+// Widest vector of any instruction set; sizes what portable code prepares for kernels.
+inline constexpr int kMaxLanes = 16;
+
+// Taps that lie side by side in the input (all of one kernel row where the horizontal dilation is 1).
+struct Run {
+  int32_t pixel;  // input pixels from the region's first valid tap
+  int32_t tap;    // first tap, ky * kw + kx
+  int32_t taps;   // how many
+};
+
+// A rectangle of outputs for which the same taps fall inside the input: borders need neither a padded copy
+// nor a multiplication by zero. Its pixels are numbered row by row and cut into tiles of nearly equal size.
+struct Region {
+  int32_t y, x, width, pixels;
+  int32_t first_tile, tiles;
+  int64_t input_pixel;  // input pixel under (y, x) at the first valid tap
+  const Run* runs;
+  int32_t num_runs;  // 0: every tap lies in the padding
+};
+
+// What happens to a sum before it is stored: clamp(scale * (sum + bias) + post, lower, upper); the arrays are
+// in output order and padded to whole vectors. NaN passes through.
+struct Epilogue {
+  const float* bias;
+  const float* scale;
+  const float* post;  // null: nothing is added
+  float lower, upper;
+};
+
+// y[p][o] = epilogue(sum over live channels c and taps t inside the input of x[q(p, t)][c] * w[o][t][c]).
+//   x [H][W][channels], y [pixels][k]; any sizes; weights 64-byte aligned, x and y aligned as floats.
+//   Weights lie as [vector][tap][channel][lanes] when channel_offsets is null, otherwise row (t, c) of a
+//   vector lies at channel_offsets[c] + t * tap_stride floats. raw stores bare sums, whole vectors, with row
+//   pitch k (a multiple of lanes); the epilogue is not read.
+// A call covers `num_vectors` (1 or 2) vectors of outputs from `first_vector`, whose weights start at `w`,
+// and the tiles [first_tile, last_tile).
+struct ConvTask {
+  const float* x;
+  float* y;
+  int64_t vector_stride;
+  const int32_t* channel_offsets;
+  int32_t tap_stride;
+  int32_t channels;
+  int32_t k;
+  bool raw;
+  Epilogue epilogue;
+  const Region* regions;
+  int32_t num_regions;
+  int32_t input_step_x;  // input pixels from one output pixel to the next
+  int32_t input_step_y;  // and from one output row to the next
+  int32_t output_width;
+};
+
+// One part of an output vector: lane i takes lane lanes[i] of vector `source`, or keeps what it has where
+// lanes[i] < 0. The steps of one vector follow each other; lanes no step fills are 0.
+struct SqueezeStep {
+  int32_t source;
+  int32_t lanes[kMaxLanes];
+};
+
+// out[t][c][lane] = winners' columns of w's row (t, live[c]) for one output vector, for c in [first, last).
+//   w [vector][C][tap][lanes], 64-byte aligned; out [tap][channels][lanes], 64-byte aligned.
+struct PackTask {
+  const float* w;
+  int64_t vector_stride;
+  int32_t channel_stride;  // floats from channel to channel
+  int32_t tap_stride;      // floats from tap to tap
+  const int32_t* live;     // ascending
+  int32_t channels;        // how many are live
+  int32_t taps;
+  const SqueezeStep* steps;
+  int32_t num_steps;
+  float* out;
+};
+
+struct KernelTable {
+  const char* name;
+  int32_t lanes;     // floats per vector
+  int32_t max_tile;  // most pixels per tile
+
+  void (*conv)(const ConvTask& task, const float* w, int first_vector, int num_vectors, int first_tile,
+               int last_tile);
+
+  void (*pack)(const PackTask& task, int first, int last);
+
+  // y[p][o] = epilogue(winners' columns of sums[p]): sums [pixels][pitch], y [pixels][k], steps of vector v
+  // are steps[first_step[v]] … steps[first_step[v + 1] - 1].
+  void (*squeeze)(const float* sums, int64_t pitch, int64_t pixels, const SqueezeStep* steps,
+                  const int32_t* first_step, const Epilogue& epilogue, int32_t k, float* y);
+
+  // sums[c] = sum over pixels of |x[p][c]|. The order of additions is fixed (four interleaved partial sums),
+  // so every instruction set gives the same bits and picks the same winners.
+  void (*abs_sums)(const float* x, int64_t pixels, int32_t channels, float* sums);
+
+  // s[o] = leaky(sum over live c, ascending, of u[c] * a[live[c]][o] + r[o], slope) for o in [first, last),
+  // both multiples of `lanes`; a [C][pitch], r and s padded to whole vectors. Products are rounded before
+  // they are added, for the same reason.
+  void (*saliency)(const float* u, const int32_t* live, int32_t channels, const float* a, int64_t pitch,
+                   const float* r, float slope, int32_t first, int32_t last, float* s);
+
+  // y[p][c] = x[p][i] where index[i] == c, else 0: x [pixels][k], y [pixels][channels]; for block b of
+  // `lanes` channels, counts[b] inputs from starts[b] on go to where spread[b * lanes …] points (lane of the
+  // input, or -1).
+  void (*unpack)(const float* x, int64_t pixels, int32_t k, int32_t channels, const int32_t* starts,
+                 const int32_t* counts, const int32_t* spread, float* y);
+};
+
+}  // namespace compress
+
+#endif  // COMPRESS_KERNELS_TABLE_H_

@@ -1,0 +1,156 @@
+#include "layer.h"
+
+#include <cmath>
+#include <limits>
+
+namespace compress {
+
+namespace {
+
+// Far above any real layer, and low enough that no product of sizes below can overflow.
+constexpr int64_t kMaxGeometry = 4096;  // kernel, stride, dilation, pad
+constexpr int64_t kMaxChannels = int64_t{1} << 20;
+constexpr int64_t kMaxValues = std::numeric_limits<int32_t>::max();  // of one sample or one layer's weights
+
+std::string integer(int64_t value) { return std::to_string(value); }
+
+// True when the product of non-negative factors stays within kMaxValues.
+bool small_product(const std::vector<int64_t>& factors) {
+  int64_t product = 1;
+  for (const int64_t factor : factors) {
+    if (factor == 0) return true;
+    if (product > kMaxValues / factor) return false;
+    product *= factor;
+  }
+  return true;
+}
+
+std::string check_list(const char* name, const std::vector<int64_t>& values, size_t count, int64_t least) {
+  bool good = values.size() == count;
+  for (const int64_t value : values) good = good && value >= least && value <= kMaxGeometry;
+  if (good) return "";
+  return std::string(name) + " is " + text(values) + "; it needs " + integer(static_cast<int64_t>(count)) +
+         " values from " + integer(least) + " to " + integer(kMaxGeometry);
+}
+
+std::string check_shape(const char* name, const Tensor<float>& tensor, const std::vector<int64_t>& expected,
+                        const LayerSpec& spec) {
+  if (tensor.dims == expected) return "";
+  return std::string(name) + " has shape " + text(tensor.dims) + "; with W of shape " +
+         text(spec.weight.dims) + " it must be " + text(expected);
+}
+
+std::string check_index(const Tensor<int64_t>& index, int64_t samples, int64_t packed, int64_t channels) {
+  if (index.dims.size() != 2 || index.dims[1] != packed || (index.dims[0] != samples && index.dims[0] != 1)) {
+    return "I has shape " + text(index.dims) + "; X needs [" + integer(samples) + ", " + integer(packed) +
+           "], or one row for all samples: [1, " + integer(packed) + "]";
+  }
+  for (int64_t n = 0; n < index.dims[0]; ++n) {
+    int64_t previous = -1;
+    for (int64_t i = 0; i < packed; ++i) {
+      const int64_t value = index.data[n * packed + i];
+      if (value > previous && value < channels) {
+        previous = value;
+        continue;
+      }
+      const std::string where = "I[" + integer(n) + ", " + integer(i) + "] is " + integer(value);
+      if (value < 0 || value >= channels) {
+        return where + "; channels go from 0 to " + integer(channels - 1);
+      }
+      return where + " after " + integer(previous) + "; each row must be ascending without repeats";
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string text(const std::vector<int64_t>& dims) {
+  std::string result = "[";
+  for (size_t i = 0; i < dims.size(); ++i) result += (i == 0 ? "" : ", ") + integer(dims[i]);
+  return result + "]";
+}
+
+std::string check_layer(const LayerSpec& spec) {
+  std::string error;
+  const auto failed = [&](std::string found) { return !(error = std::move(found)).empty(); };
+
+  if (spec.group != 1) return "group is " + integer(spec.group) + "; only 1 is supported";
+  if (failed(check_list("strides", spec.strides, 2, 1)) || failed(check_list("pads", spec.pads, 4, 0)) ||
+      failed(check_list("dilations", spec.dilations, 2, 1))) {
+    return error;
+  }
+  const std::vector<int64_t>& w = spec.weight.dims;
+  if (w.size() != 4) return "W has shape " + text(w) + "; it must be [K, C, kh, kw]";
+  for (size_t i = 0; i < 4; ++i) {
+    const int64_t most = i < 2 ? kMaxChannels : kMaxGeometry;
+    if (w[i] < 1 || w[i] > most)
+      return "W has shape " + text(w) + "; every size must be 1 or more, up to " + integer(most);
+  }
+  // Weights are padded to whole vectors of outputs.
+  if (!small_product({w[0] + kMaxLanes, w[1], w[2], w[3]})) {
+    return "W has shape " + text(w) + "; it may hold at most " + integer(kMaxValues) + " values";
+  }
+  const int64_t outputs = spec.outputs();
+  if (failed(check_shape("B", spec.shift, {outputs}, spec)) ||
+      failed(check_shape("A", spec.saliency_weight, {spec.inputs(), outputs}, spec)) ||
+      failed(check_shape("R", spec.saliency_bias, {outputs}, spec)) ||
+      (spec.post_shift.data != nullptr && failed(check_shape("D", spec.post_shift, {outputs}, spec)))) {
+    return error;
+  }
+  if (!small_product({spec.inputs(), outputs + kMaxLanes}))
+    return "A has shape " + text(spec.saliency_weight.dims) + "; it is too large";
+  if (spec.winners < 1 || spec.winners > outputs) {
+    return "winners is " + integer(spec.winners) + "; W of shape " + text(w) + " allows 1 to " +
+           integer(outputs);
+  }
+  if (spec.normalize != 0 && spec.normalize != 1)
+    return "normalize is " + integer(spec.normalize) + "; it must be 0 or 1";
+  if (std::isnan(spec.saliency_slope)) return "saliency_slope is NaN; it must be a number, 0 for ReLU";
+  if (!(spec.lower <= spec.upper)) {
+    return "lower is " + std::to_string(spec.lower) + " and upper is " + std::to_string(spec.upper) +
+           "; lower must not be above upper";
+  }
+  return "";
+}
+
+std::string check_input(const LayerSpec& spec, const Tensor<float>& x, const Tensor<int64_t>& index) {
+  const int64_t channels = spec.inputs();
+  if (x.dims.size() != 4) return "X has shape " + text(x.dims) + "; it must be [N, H, W, Cx]";
+  const int64_t samples = x.dims[0];
+  const int64_t packed = x.dims[3];
+  if (x.dims[1] < 1 || x.dims[2] < 1 || packed < 1 || packed > channels) {
+    return "X has shape " + text(x.dims) +
+           "; it must be [N, H, W, Cx] with H and W of 1 or more and Cx from 1 to C = " + integer(channels) +
+           " (W has shape " + text(spec.weight.dims) + ")";
+  }
+  const int64_t height = spec.y().outputs(x.dims[1]);
+  const int64_t width = spec.x().outputs(x.dims[2]);
+  if (height < 1 || width < 1) {
+    return "X has shape " + text(x.dims) + ", smaller than the kernel of W " + text(spec.weight.dims) +
+           " with dilations " + text(spec.dilations) + " and pads " + text(spec.pads);
+  }
+  // Whole planes of sums, padded to whole vectors, are the largest thing computed with.
+  if (!small_product({x.dims[1], x.dims[2], packed}) ||
+      !small_product({height, width, spec.outputs() + kMaxLanes})) {
+    return "X has shape " + text(x.dims) + "; one sample may hold at most " + integer(kMaxValues) +
+           " values, in and out";
+  }
+  return check_index(index, samples, packed, channels);
+}
+
+std::string check_unpack(int64_t channels, const Tensor<float>& x, const Tensor<int64_t>& index) {
+  if (channels < 1 || channels > kMaxChannels) {
+    return "channels is " + integer(channels) + "; it must be from 1 to " + integer(kMaxChannels);
+  }
+  if (x.dims.size() != 4 || x.dims[3] > channels) {
+    return "X has shape " + text(x.dims) +
+           "; it must be [N, H, W, k] with k up to channels = " + integer(channels);
+  }
+  if (!small_product({x.dims[1], x.dims[2], channels})) {
+    return "X has shape " + text(x.dims) + "; one sample may hold at most " + integer(kMaxValues) + " values";
+  }
+  return check_index(index, x.dims[0], x.dims[3], channels);
+}
+
+}  // namespace compress

@@ -1,0 +1,55 @@
+// What an FBSConv node says about itself, and every check of it. Independent of ONNX Runtime, so that the
+// sanitizer host drives the same code.
+#ifndef COMPRESS_LAYER_H_
+#define COMPRESS_LAYER_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "geometry.h"
+
+namespace compress {
+
+template <typename T>
+struct Tensor {
+  const T* data = nullptr;  // null: the input is absent
+  std::vector<int64_t> dims;
+};
+
+// Attributes and constant inputs.
+struct LayerSpec {
+  int64_t winners = 0;
+  std::vector<int64_t> strides = {1, 1};
+  std::vector<int64_t> pads = {0, 0, 0, 0};  // top, left, bottom, right
+  std::vector<int64_t> dilations = {1, 1};
+  int64_t group = 1;
+  float lower = 0.0f;
+  float upper = 0.0f;
+  float saliency_slope = 0.0f;
+  int64_t normalize = 0;
+  Tensor<float> weight;           // W [K, C, kh, kw]
+  Tensor<float> shift;            // B [K]
+  Tensor<float> saliency_weight;  // A [C, K]
+  Tensor<float> saliency_bias;    // R [K]
+  Tensor<float> post_shift;       // D [K] or absent
+
+  int64_t outputs() const { return weight.dims[0]; }
+  int64_t inputs() const { return weight.dims[1]; }
+  Axis y() const { return {weight.dims[2], strides[0], dilations[0], pads[0], pads[2]}; }
+  Axis x() const { return {weight.dims[3], strides[1], dilations[1], pads[1], pads[3]}; }
+};
+
+// "[2, 3]"
+std::string text(const std::vector<int64_t>& dims);
+
+// Each returns an empty string, or what came and what is allowed.
+std::string check_layer(const LayerSpec& spec);
+// X and I of one call, against a layer that passed check_layer.
+std::string check_input(const LayerSpec& spec, const Tensor<float>& x, const Tensor<int64_t>& index);
+// X and I of Unpack, which has `channels` channels.
+std::string check_unpack(int64_t channels, const Tensor<float>& x, const Tensor<int64_t>& index);
+
+}  // namespace compress
+
+#endif  // COMPRESS_LAYER_H_

@@ -1,0 +1,25 @@
+// Which channels win, and the steps that squeeze their columns together.
+#ifndef COMPRESS_SELECT_H_
+#define COMPRESS_SELECT_H_
+
+#include <cstdint>
+
+#include "kernels/table.h"
+
+namespace compress {
+
+// Writes the k largest of s[0 … count-1] to `winners`, as indices, ascending. Of equal values the lower index
+// wins; -0 equals 0; NaN is below everything. O(count), no branch on the data. `keys`: scratch for `count`
+// values.
+void top_k(const float* s, int32_t count, int32_t k, uint32_t* keys, int32_t* winners);
+
+// Most steps squeeze_steps can write for k winners of `count` channels.
+int32_t max_squeeze_steps(int32_t count, int32_t k, int32_t lanes);
+
+// Writes the steps for ascending `winners`; those of output vector v are steps[first_step[v]] … first_step[v
+// + 1] - 1.
+void squeeze_steps(const int32_t* winners, int32_t k, int32_t lanes, SqueezeStep* steps, int32_t* first_step);
+
+}  // namespace compress
+
+#endif  // COMPRESS_SELECT_H_

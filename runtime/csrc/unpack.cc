@@ -1,0 +1,58 @@
+#include "unpack.h"
+
+#include <algorithm>
+
+#include "scratch.h"
+
+namespace compress {
+
+namespace {
+
+// Floats written per item of work: enough to pay for handing it to a thread.
+constexpr int64_t kItemFloats = 1 << 16;
+
+}  // namespace
+
+void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x,
+            const Tensor<int64_t>& index, float* y, const Parallel& parallel) {
+  const int64_t samples = x.dims[0];
+  const int64_t pixels = x.dims[1] * x.dims[2];
+  const auto k = static_cast<int32_t>(x.dims[3]);
+  const int32_t lanes = kernels.lanes;
+  const int64_t blocks = (channels + lanes - 1) / lanes;
+
+  int32_t *starts, *counts, *spread;
+  const auto carve = [&](char* memory) {
+    Carver carver(memory);
+    starts = carver.take<int32_t>(blocks);
+    counts = carver.take<int32_t>(blocks);
+    spread = carver.take<int32_t>(blocks * lanes);
+    return carver.used();
+  };
+  const Scratch scratch(carve(nullptr));
+  carve(scratch.data());
+
+  const int64_t item_pixels = std::max<int64_t>(1, kItemFloats / channels);
+  const int64_t items = (pixels + item_pixels - 1) / item_pixels;
+  for (int64_t n = 0; n < samples; ++n) {
+    if (n == 0 || index.dims[0] != 1) {
+      const int64_t* row = index.data + n * k;
+      for (int64_t b = 0, i = 0; b < blocks; ++b) {
+        starts[b] = static_cast<int32_t>(i);
+        std::fill_n(spread + b * lanes, lanes, -1);
+        for (; i < k && row[i] < (b + 1) * lanes; ++i) {
+          spread[row[i]] = static_cast<int32_t>(i) - starts[b];
+        }
+        counts[b] = static_cast<int32_t>(i) - starts[b];
+      }
+    }
+    parallel(static_cast<size_t>(items), [&](size_t item) {
+      const int64_t first = static_cast<int64_t>(item) * item_pixels;
+      kernels.unpack(x.data + (n * pixels + first) * k, std::min(item_pixels, pixels - first), k,
+                     static_cast<int32_t>(channels), starts, counts, spread,
+                     y + (n * pixels + first) * channels);
+    });
+  }
+}
+
+}  // namespace compress

@@ -1,0 +1,85 @@
+"""Bad input ends in one line that says what came and what to do, with the documented exit code."""
+
+from pathlib import Path
+
+import pytest
+
+from compressor.cli.app import main
+from compressor.cli.prune import parse_settings
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+CANNOT_BE_DONE = {
+    "unknown network": (("train", "--arch", "cifarnett", "--data", "digits"), "cifarnet"),
+    "unknown data": (("train", "--arch", "digitsnet", "--data", "digit"), "cifar10:PATH"),
+    "absent data": (("train", "--arch", "cifarnet", "--data", "cifar10:absent.npz"), "absent.npz"),
+    "channels do not fit": (("train", "--arch", "torchvision:resnet18", "--data", "digits"), "3-channel"),
+    "absent checkpoint": (
+        ("prune", "absent.pt", "--method", "fbs", "--density", "0.5", "--data", "digits"),
+        "absent.pt",
+    ),
+    "unknown method": (("prune", "absent.pt", "--method", "fsb", "--density", "0.5", "--data", "digits"), "fbs"),
+    "no density": (("prune", "absent.pt", "--method", "fbs", "--data", "digits"), "--density"),
+    "no data": (("prune", "absent.pt", "--method", "fbs", "--density", "0.5"), "--data"),
+    "density too large": (("export", "digitsnet", "--untrained", "--method", "fbs", "--density", "2"), "(0, 1]"),
+    "architecture without --untrained": (("export", "digitsnet"), "--untrained"),
+    "unknown target": (("export", "digitsnet", "--untrained", "--target", "tflite"), "onnx"),
+    "absent folder": (("export", "digitsnet", "--untrained", "-o", "absent/x.onnx"), "absent"),
+    "absent file to inspect": (("inspect", "absent.onnx"), "absent.onnx"),
+    "absent file to bench": (("bench", "absent.onnx"), "absent.onnx"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_BE_DONE)
+def test_what_cannot_be_done_is_one_line(
+    case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, hint = CANNOT_BE_DONE[case]
+    assert run(*words) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert len([line for line in error if line.startswith("compress: ")]) == 1
+    assert hint in error[-1]
+    assert "Traceback" not in "".join(error)
+    assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("nonsense",), ("train",), ("list", "nonsense"), ("bench", "x.onnx", "--threads", "none"), ("prune", "x.pt")],
+)
+def test_wrong_usage_ends_with_2(words: tuple[str, ...]) -> None:
+    assert run(*words) == 2
+
+
+def test_a_file_of_noise_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in (("noise.pt", "export"), ("noise.onnx", "inspect"), ("noise.onnx", "bench")):
+        path = tmp_path / name
+        path.write_bytes(b"not a network" * 99)
+        assert run(command, path) == 1
+        assert name in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="absent"):
+        main(["inspect", str(tmp_path / "absent.onnx"), "--debug"])
+
+
+@pytest.mark.parametrize("kind", ["methods", "models", "targets", "data", "isas"])
+def test_every_list_has_entries(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", kind) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_settings_are_read_as_values() -> None:
+    assert parse_settings(["form=released", "l1=1e-6", "step_epochs=2"]) == {
+        "form": "released",
+        "l1": 1e-6,
+        "step_epochs": 2,
+    }

@@ -1,0 +1,141 @@
+import fbs_reference as reference
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from exporters import opset
+from exporters.errors import ExportError
+from exporters.functions import attach_functions
+
+RELATIVE = 2e-6  # float32 sums in another order
+
+
+def stock(model, feeds):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def layer(rng, *, channels=8, outputs=12, taps=3, post_shift=False):
+    constants = {
+        "W": rng.normal(size=(outputs, channels, taps, taps)),
+        "B": rng.normal(size=outputs),
+        "A": rng.normal(size=(channels, outputs)),
+        "R": rng.normal(size=outputs) + 1,
+    }
+    if post_shift:
+        constants["D"] = rng.normal(size=outputs)
+    return {name: value.astype(np.float32) for name, value in constants.items()}
+
+
+def packed_input(rng, batch, live, *, channels=8, size=(7, 5)):
+    x = rng.normal(size=(batch, *size, live)).astype(np.float32)
+    indices = np.stack([np.sort(rng.permutation(channels)[:live]) for _ in range(batch)])
+    return x, indices
+
+
+CASES = {
+    "plain": {},
+    "strided": {"strides": [2, 2], "pads": [0, 1, 1, 0]},
+    "dilated": {"dilations": [2, 1], "pads": [2, 1, 2, 1]},
+    "relu6": {"upper": 6.0},
+    "unclamped": dict(opset.NO_CLAMP),
+    "signed": {"saliency_slope": 1.0, "lower": -opset.FLOAT_MAX},
+    "leaky": {"saliency_slope": 0.1},
+    "normalized": {"normalize": 1},
+    "all win": {"winners": 12},
+    "one wins": {"winners": 1},
+    "shifted": {"post_shift": True},
+    "pointwise": {"taps": 1, "pads": [0, 0, 0, 0]},
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3, "N"])
+@pytest.mark.parametrize("dense", [False, True], ids=["packed", "dense"])
+@pytest.mark.parametrize("case", CASES)
+def test_body_equals_definition(case, dense, batch):
+    rng = np.random.default_rng(0)
+    changes = {"winners": 6} | CASES[case]
+    constants = layer(rng, taps=changes.pop("taps", 3), post_shift=changes.pop("post_shift", False))
+    attributes = reference.fbs_attributes(**changes)
+    x, indices = packed_input(rng, 3 if batch == "N" else batch, 8 if dense else 5)
+    indices = np.arange(8)[None] if dense else indices
+    model = reference.one_node_model(
+        "FBSConv", x.shape[1:], indices if dense else None, constants, attributes, batch=batch
+    )
+    onnx.checker.check_model(model, full_check=True)
+    y, j = stock(model, {"X": x} if dense else {"X": x, "I": indices})
+    wanted, winners = reference.fbs_conv(
+        x, indices, *(constants[name] for name in "WBAR"), constants.get("D"), **attributes
+    )
+    np.testing.assert_array_equal(j, winners)
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=RELATIVE * max(1.0, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_one_constant_row_of_indices_serves_all_samples(batch):
+    rng = np.random.default_rng(1)
+    constants, attributes = layer(rng), reference.fbs_attributes(winners=4)
+    x, indices = packed_input(rng, 1 if batch == 1 else 3, 5)
+    indices = indices[:1]
+    model = reference.one_node_model("FBSConv", x.shape[1:], indices, constants, attributes, batch=batch)
+    y, j = stock(model, {"X": x})
+    wanted, winners = reference.fbs_conv(x, indices, *(constants[name] for name in "WBAR"), **attributes)
+    np.testing.assert_array_equal(j, winners)
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=RELATIVE * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_ties_go_to_the_lower_index(batch):
+    rng = np.random.default_rng(2)
+    constants = layer(rng)
+    constants["A"][:] = 0
+    constants["R"][:] = [1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+    x, indices = packed_input(rng, batch, 5)
+    model = reference.one_node_model(
+        "FBSConv", x.shape[1:], None, constants, reference.fbs_attributes(winners=5), batch=batch
+    )
+    _, j = stock(model, {"X": x, "I": indices})
+    np.testing.assert_array_equal(j, [[0, 1, 2, 3, 4]] * batch)
+
+
+@pytest.mark.parametrize("batch", [1, 3, "N"])
+@pytest.mark.parametrize("constant", [False, True])
+def test_unpack_body_equals_definition(batch, constant):
+    rng = np.random.default_rng(3)
+    x, indices = packed_input(rng, 3 if batch == "N" else batch, 5, channels=9)
+    indices = indices[:1] if constant else indices
+    model = reference.one_node_model(
+        "Unpack", x.shape[1:], indices if constant else None, {}, {"channels": 9}, batch=batch
+    )
+    onnx.checker.check_model(model, full_check=True)
+    (y,) = stock(model, {"X": x} if constant else {"X": x, "I": indices})
+    np.testing.assert_array_equal(y, reference.unpack(x, indices, 9))
+
+
+def test_nodes_of_one_variant_share_one_function():
+    rng = np.random.default_rng(4)
+    model = reference.one_node_model(
+        "FBSConv", (4, 4, 8), np.arange(8)[None], layer(rng), reference.fbs_attributes(), batch=1
+    )
+    again = attach_functions(model)
+    assert [function.overload for function in again.functions] == ["one_dense_relu"]
+    assert again.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda node: node.attribute.pop(), r"lacks the attributes winners"),
+        (lambda node: node.input.pop(), r"has 5 inputs; allowed are 6 to 7"),
+        (lambda node: setattr(node, "op_type", "Conv9"), r"compress.Conv9\) is unknown"),
+    ],
+)
+def test_wrong_node_is_refused(change, message):
+    rng = np.random.default_rng(5)
+    model = reference.one_node_model(
+        "FBSConv", (4, 4, 8), np.arange(8)[None], layer(rng), reference.fbs_attributes(), batch=1
+    )
+    change(model.graph.node[0])
+    with pytest.raises(ExportError, match=message):
+        attach_functions(model)

@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+
+import fbs_reference as reference
+import numpy as np
+import onnx
+import pytest
+
+from exporters import ExportError, inspect_onnx
+from exporters.inspect import inspect_model
+from exporters.metadata import write_metadata
+
+
+def dense():
+    made = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[batch,4,9,7] x) => (float[batch,5] y) {'
+        " c = Conv<strides=[2,1], group=2>(x, w) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p)"
+        " y = Gemm<transB=1>(f, v, b) }"
+    )
+    shapes = {"w": (6, 2, 3, 3), "v": (5, 6), "b": (5,)}
+    made.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()
+    )
+    return made
+
+
+def packed(winners=6, live=5):
+    rng = np.random.default_rng(0)
+    shapes = {"W": (12, 8, 3, 3), "B": (12,), "A": (8, 12), "R": (12,)}
+    constants = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    attributes = reference.fbs_attributes(winners=winners, strides=[2, 2])
+    made = reference.one_node_model("FBSConv", (7, 5, live), None, constants, attributes, batch="batch")
+    dims = made.graph.output[0].type.tensor_type.shape.dim
+    dims[1].dim_value, dims[2].dim_value = 4, 3
+    return made
+
+
+def test_dense_nodes_are_counted():
+    report = inspect_model(dense(), "m.onnx")
+    by_op = {node.op: node for node in report.nodes}
+    assert by_op["Conv"].macs == 6 * 2 * 9 * (4 * 5)
+    assert (by_op["Conv"].channels_in, by_op["Conv"].channels_out, by_op["Conv"].density) == (4, 6, None)
+    assert by_op["Gemm"].macs == 5 * 6
+    assert by_op["Gemm"].parameters == 5 * 6 + 5
+    assert by_op["Relu"].macs == 0
+    assert report.macs == 6 * 2 * 9 * 20 + 30
+    assert report.parameters == 6 * 2 * 9 + 35
+    assert report.weight_bytes == 4 * report.parameters
+
+
+def test_fbs_layer_is_counted_at_its_winners_and_live_inputs():
+    (node,) = inspect_model(packed(), "m.onnx").nodes
+    assert node.macs == 6 * 5 * 9 * 12 + 5 * 6 + 12 * 12
+    assert (node.op, node.channels_in, node.channels_out, node.density) == ("compress.FBSConv", 5, 6, 0.5)
+    assert node.parameters == 12 * 8 * 9 + 12 + 8 * 12 + 12
+
+
+def test_file_report_holds_metadata_and_turns_into_json(tmp_path):
+    made = dense()
+    write_metadata(made, {"method": "l1", "density": 0.5, "preprocessing": {"mean": [0.5]}, "accuracy": None})
+    onnx.save(made, tmp_path / "m.onnx")
+    report = inspect_onnx(tmp_path / "m.onnx")
+    assert report.metadata == {"method": "l1", "density": 0.5, "preprocessing": {"mean": [0.5]}}
+    assert report.file_bytes == (tmp_path / "m.onnx").stat().st_size
+    assert json.loads(json.dumps(report.to_json()))["nodes"][0]["op"] == "Conv"
+
+
+def test_unknown_plane_is_said_not_guessed():
+    made = dense()
+    made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    report = inspect_model(made, "m.onnx")
+    assert report.nodes[0].macs is None
+    assert report.macs is None
+
+
+def test_damaged_file_is_refused(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"PK")
+    with pytest.raises(ExportError, match="not an ONNX"):
+        inspect_onnx(tmp_path / "m.onnx")
+
+
+def test_inspecting_needs_no_torch():
+    code = (
+        "import sys, exporters, exporters.inspect\n"
+        "heavy = {'torch', 'onnx_graphsurgeon', 'onnxscript', 'onnxruntime'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

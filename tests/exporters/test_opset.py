@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from exporters import opset
+from exporters.bodies import FBSVariant, fbs_conv_body, unpack_body
+
+PLAIN = FBSVariant(
+    one_sample=True,
+    dense_input=False,
+    all_win=False,
+    normalize=False,
+    post_shift=True,
+    activation="relu",
+    nonnegative=True,
+)
+
+
+@pytest.mark.parametrize("function", [fbs_conv_body(PLAIN), unpack_body()], ids=lambda function: function.name)
+def test_functions_have_the_names_of_the_table(function):
+    op = opset.OPS[function.name]
+    assert list(function.input) == [tensor.name for tensor in op.inputs]
+    assert list(function.output) == [tensor.name for tensor in op.outputs]
+    assert list(function.attribute) == [attribute.name for attribute in op.attributes]
+    assert function.domain == opset.DOMAIN
+    assert {node.domain for node in function.node} == {""}
+
+
+def test_largest_float_is_exact():
+    assert np.float32(opset.FLOAT_MAX) == np.finfo(np.float32).max == opset.FLOAT_MAX
+
+
+def test_only_trailing_inputs_are_optional():
+    for op in opset.OPS.values():
+        optional = [tensor.optional for tensor in op.inputs]
+        assert optional == sorted(optional)

@@ -1,0 +1,153 @@
+"""FBSConv and Unpack in plain numpy, and one-node models of them without a function body: native kernels or nothing."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+import runtime
+
+FLOAT_MAX = float(np.finfo(np.float32).max)
+CONSTANTS = ("W", "B", "A", "R", "D")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One FBSConv node: constants by name (D may be absent) and attributes."""
+
+    constants: dict
+    winners: int
+    strides: tuple = (1, 1)
+    pads: tuple = (1, 1, 1, 1)
+    dilations: tuple = (1, 1)
+    lower: float = 0.0
+    upper: float = FLOAT_MAX
+    saliency_slope: float = 0.0
+    normalize: int = 0
+
+    def attributes(self):
+        names = ("winners", "strides", "pads", "dilations", "lower", "upper", "saliency_slope", "normalize")
+        return {name: getattr(self, name) for name in names}
+
+    def changed(self, **changes):
+        return replace(self, **changes)
+
+
+def make_layer(rng, *, channels=8, outputs=12, kernel=(3, 3), post_shift=False, **attributes):
+    shapes = {"W": (outputs, channels, *kernel), "B": outputs, "A": (channels, outputs), "R": outputs, "D": outputs}
+    constants = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    constants["W"] /= np.sqrt(channels * kernel[0] * kernel[1], dtype=np.float32)
+    constants["R"] += 1
+    if not post_shift:
+        del constants["D"]
+    attributes.setdefault("pads", (kernel[0] // 2, kernel[1] // 2) * 2)
+    return Layer(constants, attributes.pop("winners", outputs), **attributes)
+
+
+def make_input(rng, *, live, channels, batch=1, size=(6, 5), rows=None):
+    x = rng.normal(size=(batch, *size, live)).astype(np.float32)
+    index = np.stack([np.sort(rng.permutation(channels)[:live]) for _ in range(rows or batch)])
+    return x, index.astype(np.int64)
+
+
+def unpack(x, index, channels):
+    dense = np.zeros((*x.shape[:3], channels), x.dtype)
+    for n in range(len(x)):
+        dense[n][:, :, index[n if len(index) > 1 else 0]] = x[n]
+    return dense
+
+
+def convolve(dense, weight, layer):
+    """Convolution of dense NHWC, summed in float64."""
+    top, left, bottom, right = layer.pads
+    padded = np.pad(dense.astype(np.float64), ((0, 0), (top, bottom), (left, right), (0, 0)))
+    kh, kw = weight.shape[2:]
+    height = (padded.shape[1] - (kh - 1) * layer.dilations[0] - 1) // layer.strides[0] + 1
+    width = (padded.shape[2] - (kw - 1) * layer.dilations[1] - 1) // layer.strides[1] + 1
+    out = np.zeros((len(dense), height, width, len(weight)))
+    for ky in range(kh):
+        for kx in range(kw):
+            y, x = ky * layer.dilations[0], kx * layer.dilations[1]
+            seen = padded[:, y : y + height * layer.strides[0] : layer.strides[0]]
+            seen = seen[:, :height, x : x + width * layer.strides[1] : layer.strides[1]][:, :, :width]
+            out += seen @ weight[:, :, ky, kx].T.astype(np.float64)
+    return out
+
+
+def winners_of(saliency, count):
+    """The largest, ascending; ties to the lower index, NaN below everything."""
+    ranked = np.where(np.isnan(saliency), -np.inf, saliency)
+    order = np.lexsort((np.arange(len(ranked)), np.isnan(saliency), -ranked))
+    return np.sort(order[:count])
+
+
+def fbs_conv(layer, x, index):
+    weight, shift, a, r = (layer.constants[name] for name in "WBAR")
+    dense = unpack(x, index, weight.shape[1])
+    saliency = np.abs(dense.astype(np.float64)).mean(axis=(1, 2)) @ a + r
+    saliency = np.where(saliency > 0, saliency, layer.saliency_slope * saliency)
+    if layer.normalize:
+        total = saliency.sum(axis=1, keepdims=True)
+        saliency = saliency * np.where(total == 0, 1, len(r) / np.where(total == 0, 1, total))
+    sums = convolve(dense, weight, layer)
+    j = np.stack([winners_of(row, layer.winners) for row in saliency])
+    y = np.stack([saliency[n, j[n]] * (sums[n][:, :, j[n]] + shift[j[n]]) for n in range(len(x))])
+    if "D" in layer.constants:
+        y = y + layer.constants["D"][j][:, None, None, :]
+    return np.clip(y, layer.lower, layer.upper).astype(np.float32), j
+
+
+def fbs_model(layer, *, live=None, computed=(), types=None, **attributes):
+    """A model of one FBSConv node; `computed` constants become graph inputs, `attributes` override the layer's."""
+    types = {"X": TensorProto.FLOAT, "I": TensorProto.INT64} | (types or {})
+    inputs = [
+        helper.make_tensor_value_info("X", types["X"], ["N", "H", "W", live or "Cx"]),
+        helper.make_tensor_value_info("I", types["I"], ["M", live or "Cx"]),
+    ]
+    present = [name for name in CONSTANTS if name in layer.constants]
+    inputs += [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, layer.constants[name].shape)
+        for name in present
+        if name in computed
+    ]
+    initializers = [
+        numpy_helper.from_array(layer.constants[name], name) for name in present if name not in computed
+    ]
+    outputs = [
+        helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4),
+        helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2),
+    ]
+    kept = {name: value for name, value in (layer.attributes() | attributes).items() if value is not None}
+    node = helper.make_node("FBSConv", ["X", "I", *present], ["Y", "J"], domain="compress", **kept)
+    return _model(node, inputs, outputs, initializers)
+
+
+def unpack_model(channels):
+    node = helper.make_node("Unpack", ["X", "I"], ["Y"], domain="compress", channels=channels)
+    inputs = [
+        helper.make_tensor_value_info("X", TensorProto.FLOAT, [None] * 4),
+        helper.make_tensor_value_info("I", TensorProto.INT64, [None] * 2),
+    ]
+    return _model(node, inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
+
+
+def _model(node, inputs, outputs, initializers):
+    graph = helper.make_graph([node], "one_node", inputs, outputs, initializers)
+    domains = [helper.make_opsetid("", 21), helper.make_opsetid("compress", 1)]
+    return helper.make_model(graph, opset_imports=domains, ir_version=10).SerializeToString()
+
+
+def open_session(model, isa="", threads=1):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # refusals are expected here
+    options.add_session_config_entry("compress.isa", isa)
+    options.add_session_config_entry("compress.threads", str(threads))
+    options.register_custom_ops_library(str(runtime.library_path()))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def isa_names():
+    """Every instruction set that runs here, `generic` last."""
+    return [isa.name for isa in runtime.isas() if isa.built and isa.supported]
