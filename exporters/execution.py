@@ -14,6 +14,9 @@ from exporters import opset
 
 __all__ = ["Array", "ExecutionPath", "Runner", "execution_paths"]
 
+THREADS = 2
+"""Enough to run the kernels' division of work; more would only spin beside the sessions of the other paths."""
+
 Array = npt.NDArray[np.float32]
 Runner = Callable[[Array], list[npt.NDArray[Any]]]  # outputs are float32, winners int64
 """Runs the one input through an open session; all graph outputs in order."""
@@ -44,6 +47,7 @@ def execution_paths(ops: Sequence[str]) -> list[ExecutionPath]:
 def _open_stock(path: Path) -> Runner:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda values: list(session.run(None, {name: values}))
@@ -51,7 +55,7 @@ def _open_stock(path: Path) -> Runner:
 
 def _open_native(isa: str) -> Callable[[Path], Runner]:
     def opened(path: Path) -> Runner:
-        session = runtime.Session(path, isa=isa)
+        session = runtime.Session(path, threads=THREADS, isa=isa)
         return lambda values: list(session.run([values]))
 
     return opened

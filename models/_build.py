@@ -53,9 +53,7 @@ def build(spec: str, **kwargs: Any) -> nn.Module:
             raise ModelError(f"cannot build '{spec}' with {_call(kwargs)}: {error}") from error
         raise ModelError(f"the factory of '{spec}' failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"'{spec}' returned a {type(model).__name__}; a factory must return a torch.nn.Module"
-        )
+        raise ModelError(f"'{spec}' returned a {type(model).__name__}; a factory must return a torch.nn.Module")
     return model
 
 

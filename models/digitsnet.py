@@ -11,20 +11,20 @@ __all__ = ["digitsnet"]
 class DigitsNet(nn.Module):
     """Four 3×3 blocks, global average, linear: (N, in_channels, 8, 8) -> (N, num_classes).
 
-    16 and 32 at 8×8, 64 at stride 2 (-> 4), 64; 61 thousand parameters, 1.2 M MACs.
+    64 and 128 at 8×8, 128 at stride 2 (-> 4), 128; 371 thousand parameters, 9.5 M MACs.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.input_size = (in_channels, 8, 8)
         self.features = nn.Sequential(
-            ConvBlock(in_channels, 16),
-            ConvBlock(16, 32),
-            ConvBlock(32, 64, stride=2),
-            ConvBlock(64, 64),
+            ConvBlock(in_channels, 64),
+            ConvBlock(64, 128),
+            ConvBlock(128, 128, stride=2),
+            ConvBlock(128, 128),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(64, num_classes)
+        self.classifier = nn.Linear(128, num_classes)
         initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,11 @@
 """Options that several commands share."""
 
+import json
 from enum import StrEnum
 
-__all__ = ["DATA_HELP", "MODEL_HELP", "Precision"]
+import typer
+
+__all__ = ["DATA_HELP", "MODEL_HELP", "Precision", "parse_settings"]
 
 DATA_HELP = "digits, cifar10:PATH, cifar100:PATH, imagefolder:PATH or npz:PATH."
 MODEL_HELP = "A checkpoint (.pt); or, with --untrained, a network as `compress train --arch` takes it."
@@ -14,3 +17,21 @@ class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "32"
     BF16 = "bf16"
+
+
+def parse_settings(texts: list[str]) -> dict[str, object]:
+    """Returns NAME=VALUE texts as values: numbers, true and false are read as such, the rest stays text.
+
+    >>> parse_settings(["form=released", "l1=1e-6", "step_epochs=2", "normalize=true"])
+    {'form': 'released', 'l1': 1e-06, 'step_epochs': 2, 'normalize': True}
+    """
+    values: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"'{text}' is not NAME=VALUE, for example --set form=released")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values

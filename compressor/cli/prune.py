@@ -1,13 +1,12 @@
 """`compress prune`: a trained network becomes a slimmer one."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from compressor.cli.options import DATA_HELP, Precision
+from compressor.cli.options import DATA_HELP, Precision, parse_settings
 
 __all__ = ["prune"]
 
@@ -55,21 +54,3 @@ def prune(
         progress=progress_on(),
     )
     typer.echo(pruned.summary())
-
-
-def parse_settings(texts: list[str]) -> dict[str, object]:
-    """Returns NAME=VALUE texts as values: numbers, true and false are read as such, the rest stays text.
-
-    >>> parse_settings(["form=released", "l1=1e-6", "step_epochs=2", "normalize=true"])
-    {'form': 'released', 'l1': 1e-06, 'step_epochs': 2, 'normalize': True}
-    """
-    values: dict[str, object] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"'{text}' is not NAME=VALUE, for example --set form=released")
-        try:
-            values[name] = json.loads(value)
-        except json.JSONDecodeError:
-            values[name] = value
-    return values

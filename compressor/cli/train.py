@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.options import DATA_HELP, Precision
+from compressor.cli.options import DATA_HELP, Precision, parse_settings
 
 __all__ = ["train"]
 
@@ -17,6 +17,11 @@ def train(
     ],
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write.")] = Path("model.pt"),
+    start: Annotated[Path | None, typer.Option(help="A dense checkpoint whose weights to start from.")] = None,
+    arch_set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An argument of the network's factory; may be repeated."),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate: linear warm-up, then cosine.")] = 0.2,
@@ -50,6 +55,8 @@ def train(
             seed=seed,
             num_workers=workers,
         ),
+        architecture_settings=parse_settings(arch_set or []),
+        start=start,
         resume=resume,
         progress=progress_on(),
     )

@@ -51,6 +51,7 @@ class LayerChannels:
         outputs: (out_channels,) units written.
         groups: convolution groups, or statistics groups of a group norm; 1 elsewhere.
         macs: multiply-accumulates of this call for one sample of the traced size; 0 for normalisations.
+        norm: path of the batch norm that this call alone feeds; None where there is none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LayerChannels:
     outputs: Units
     groups: int = 1
     macs: int = 0
+    norm: str | None = None
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def build_graph(walk: Walk, model: nn.Module, outputs: tuple[tuple[int, ...], ..
         return np.where(vector >= 0, number[root[np.maximum(vector, 0)]] if len(root) else -1, -1).astype(np.int64)
 
     calls = tuple(
-        LayerChannels(c.name, c.kind, c.weight, units_of(c.inputs), units_of(c.outputs), c.groups, c.macs)
+        LayerChannels(c.name, c.kind, c.weight, units_of(c.inputs), units_of(c.outputs), c.groups, c.macs, c.norm)
         for c in walk.calls
     )
     dims = {**{p: t.dim() for p, t in model.named_parameters()}, **{p: t.dim() for p, t in model.named_buffers()}}

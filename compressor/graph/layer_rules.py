@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from compressor.graph.ids import Ids, Vector, has_ids
-from compressor.graph.walk import Call, Step, Tensor, WeightRef
+from compressor.graph.walk import Call, Step, Tensor, WeightRef, module_path, op_name
 
 __all__ = ["LAYER_RULES"]
 
@@ -48,7 +48,10 @@ def _record(step: Step, weight: Tensor | None, inputs: Vector, outputs: Vector, 
     path = weight.path if isinstance(weight, WeightRef) else None
     prefix, _, leaf = (path or "").rpartition(".")
     name = prefix if path and leaf == "weight" and prefix else path or step.module_path or step.node.name
-    step.walk.calls.append(Call(name, step.op, path, inputs, outputs, groups, macs))
+    readers = list(step.node.users)
+    alone = macs > 0 and len(readers) == 1 and op_name(readers[0]) == "batch_norm" and readers[0].args[0] is step.node
+    norm = module_path(readers[0]) if alone else None
+    step.walk.calls.append(Call(name, step.op, path, inputs, outputs, groups, macs, norm))
 
 
 def _spatial_free(step: Step, ids: Ids, first: int) -> tuple[Vector | None, ...]:

@@ -12,6 +12,7 @@ operator must come out as the ids say, with the same numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from compressor.graph.ids import Ids
 from compressor.graph.layer_rules import LAYER_RULES
 from compressor.graph.program import Example, blamed_frames, export
 from compressor.graph.shape_rules import SHAPE_RULES
+from compressor.graph.value_rules import CONSTANT_MAKERS
 from compressor.graph.walk import Reading, Walk, op_name, source_line, source_lines
 
 __all__ = ["Probe", "refine"]
@@ -67,7 +69,7 @@ def refine(probe: Probe) -> Reading | None:
 
 
 def _blame(probe: Probe, nodes: list[fx.Node]) -> Reading | None:
-    """Returns the next reading of the flexible nodes nearest to some nodes, or those nodes rigid; None when they are."""
+    """Returns the next reading of the flexible nodes nearest to some nodes, or those rigid; None when they are."""
     modes = probe.walk.reading.modes
     guilty = _nearest(probe, nodes)
     if not guilty:
@@ -123,24 +125,38 @@ def _first_difference(probe: Probe, program: ExportedProgram, keep: Keep) -> tup
     dense_nodes: list[fx.Node] = [n for n in probe.program.graph.nodes if n.op == "call_function"]
     slim_nodes: list[fx.Node] = [n for n in program.graph.nodes if n.op == "call_function"]
     for dense, slim in zip(dense_nodes, slim_nodes, strict=False):
-        if dense.target != slim.target:
-            return dense
-        if dense.name in probe.walk.starts:
-            before = probe.walk.starts[dense.name]
-            if _start(slim) != int((keep_id[before] | (before < 0)).sum()):
-                return dense
-        value = probe.walk.values.get(dense)
-        dense_values = value if isinstance(value, list) else [value]
-        result = slim.meta.get("val")
-        slim_values = result if isinstance(result, list | tuple) else [result]
-        for ids, tensor in zip(dense_values, slim_values, strict=False):
-            if (
-                isinstance(ids, Ids)
-                and isinstance(tensor, torch.Tensor)
-                and tuple(tensor.shape) != _shape(ids, keep_id)
-            ):
-                return dense
-    return None if len(dense_nodes) == len(slim_nodes) else dense_nodes[-1]
+        if dense.target != slim.target or not _same_sizes(probe, dense, slim, keep_id):
+            return dense, True
+        if _numbers(dense) != _numbers(slim):
+            return dense, False
+    return None if len(dense_nodes) == len(slim_nodes) else (dense_nodes[-1], True)
+
+
+def _same_sizes(probe: Probe, dense: fx.Node, slim: fx.Node, keep_id: Keep) -> bool:
+    """Says whether a node's results, and the start of a slice, are what the ids say."""
+    if dense.name in probe.walk.starts:
+        before = probe.walk.starts[dense.name]
+        if _start(slim) != int((keep_id[before] | (before < 0)).sum()):
+            return False
+    value, result = probe.walk.values.get(dense), slim.meta.get("val")
+    for ids, tensor in zip(_listed(value), _listed(result), strict=False):
+        if isinstance(ids, Ids) and isinstance(tensor, torch.Tensor) and tuple(tensor.shape) != _shape(ids, keep_id):
+            return False
+    return True
+
+
+def _listed(value: Any) -> list[Any]:  # Any: ids or tensors, one or several
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _numbers(node: fx.Node) -> list[object]:
+    """Returns the numbers a node computes with; sizes and layer settings, which follow a cut, are not among them."""
+    name = op_name(node)
+    if name in SHAPE_RULES or name in LAYER_RULES:
+        return []
+    if name in CONSTANT_MAKERS:  # its size follows, its value must not
+        return [node.args[-1]] if name in ("full", "new_full") else []
+    return [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs)) if isinstance(leaf, int | float)]
 
 
 def _kept_ids(probe: Probe, keep: Keep, root: np.ndarray) -> Keep:

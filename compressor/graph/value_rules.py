@@ -17,7 +17,7 @@ from torch import fx
 from compressor.graph.ids import Ids, Vector
 from compressor.graph.walk import Step, WeightRef, op_name
 
-__all__ = ["VALUE_RULES", "elementwise", "is_elementwise", "unknown"]
+__all__ = ["CONSTANT_MAKERS", "VALUE_RULES", "elementwise", "is_elementwise", "unknown"]
 
 _ELEMENTWISE = [
     "contiguous", "to", "_to_copy", "type_as", "detach", "detach_", "alias", "lift_fresh_copy", "dropout", "dropout_",
@@ -45,7 +45,7 @@ _MADE = [
     "linspace", "arange", "scalar_tensor", "randint",
 ]  # fmt: skip
 
-_CONSTANT = ("zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full")
+CONSTANT_MAKERS = ("zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full")
 
 
 def is_elementwise(node: fx.Node) -> bool:
@@ -131,7 +131,7 @@ def _made(step: Step) -> Ids:
     if all(size == 1 for size in shape):
         return Ids(shape, (None,) * len(shape))
     reason = step.because("a tensor of this size is made in the network's code")
-    follows = step.op in _CONSTANT and step.flexible(1) == 0
+    follows = step.op in CONSTANT_MAKERS and step.flexible(1) == 0
     vectors = step.book.made if follows else step.book.fixed
     return Ids(shape, tuple(vectors(n, reason) if n > 1 else None for n in shape))
 

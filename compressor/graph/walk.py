@@ -11,7 +11,19 @@ from torch import fx
 
 from compressor.graph.ids import IdBook, Ids, Vector
 
-__all__ = ["Call", "ParameterAxes", "Reading", "Step", "Tensor", "Walk", "WeightRef", "module_path", "op_name", "source_line", "source_lines"]
+__all__ = [
+    "Call",
+    "ParameterAxes",
+    "Reading",
+    "Step",
+    "Tensor",
+    "Walk",
+    "WeightRef",
+    "module_path",
+    "op_name",
+    "source_line",
+    "source_lines",
+]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _TORCH_CODE = re.compile(r"[/\\]torch[/\\](nn|functional|_)")
@@ -69,6 +81,7 @@ class Call:
     outputs: Vector
     groups: int
     macs: int
+    norm: str | None
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import models
 from compressor import checkpoint
@@ -45,6 +47,8 @@ def train_dense(
     *,
     output: Path,
     settings: TrainSettings,
+    architecture_settings: Mapping[str, object] | None = None,
+    start: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> TrainedNetwork:
@@ -55,6 +59,8 @@ def train_dense(
         data: What `compressor.data.load` takes.
         output: The checkpoint; the state of an unfinished run lies beside it.
         settings: Hyper-parameters; the seed also draws the start weights and the validation split.
+        architecture_settings: Arguments of the network's factory besides `num_classes` and `in_channels`.
+        start: A dense checkpoint of the same architecture to take the start weights from, instead of random ones.
         resume: Go on with the unfinished run.
         progress: Where to say how it goes.
 
@@ -63,10 +69,11 @@ def train_dense(
     """
     check_output(output)
     dataset = load(data, seed=settings.seed)
-    kwargs = architecture_kwargs(architecture, dataset)
+    kwargs = {**architecture_kwargs(architecture, dataset), **(architecture_settings or {})}
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = models.build(architecture, **kwargs)
+    before = None if start is None else _load_start(model, start)
     record = train(model, dataset, settings=settings, checkpoint_path=output, resume=resume, progress=progress)
     test = evaluate(model, dataset, "test")
     checkpoint.save(
@@ -82,12 +89,25 @@ def train_dense(
                 "train": record.to_json(),
                 "val_top1": record.val_top1,
                 "test_top1": test.top1,
+                "start": before,
             },
         ),
         output,
     )
     resume_path(output).unlink(missing_ok=True)
     return TrainedNetwork(output, record, test.top1)
+
+
+def _load_start(model: nn.Module, start: Path) -> dict[str, object]:
+    """Changes `model`: its weights are those of a checkpoint. Returns that checkpoint's record."""
+    saved = checkpoint.load(start)
+    if saved.method is not None or saved.plan is not None:
+        raise CompressorError(f"{start} is not a dense network; --start takes what 'compress train' wrote")
+    try:
+        model.load_state_dict(saved.state)
+    except RuntimeError as error:
+        raise CompressorError(f"the weights of {start} ({saved.architecture}) do not fit: {error}") from error
+    return saved.record
 
 
 def architecture_kwargs(architecture: str, dataset: Dataset) -> dict[str, int]:

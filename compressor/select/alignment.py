@@ -8,14 +8,21 @@ blocked path.
 import math
 
 import numpy as np
+import torch
 
 from compressor.costs.widths import Counts
 from compressor.graph import ChannelGroup
 
-__all__ = ["STEPS", "allowed_counts"]
+__all__ = ["STEPS", "allowed_counts", "machine_target"]
 
 # Target → step in channels. AVX2's blocked layout holds 8 floats; tensor cores take 8 half-precision channels.
 STEPS = {"onnxruntime-avx512": 16, "onnxruntime-avx2": 8, "tensorrt": 8, "tensorrt-int8": 32, "off": 1}
+
+
+def machine_target() -> str:
+    """Returns the target of ONNX Runtime on this machine's processor, a key of `STEPS`."""
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "onnxruntime-avx512" if wide else "onnxruntime-avx2"
 
 
 def allowed_counts(group: ChannelGroup, step: int, floor: int) -> Counts:

@@ -1,6 +1,7 @@
 """Removing channels for real: a plan applied to a network, its optimizer, or only as zeros."""
 
 from compressor.shrink.batch_norm import reestimate_batch_norm
+from compressor.shrink.constants import fold_constants
 from compressor.shrink.masks import kept_units, removed_branches, silence
 from compressor.shrink.optimizer import remap_optimizer
 from compressor.shrink.residue import Residue
@@ -9,6 +10,7 @@ from compressor.shrink.surgery import check_network, shrink
 __all__ = [
     "Residue",
     "check_network",
+    "fold_constants",
     "kept_units",
     "reestimate_batch_norm",
     "remap_optimizer",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from compressor.cli.app import main
-from compressor.cli.prune import parse_settings
+from compressor.cli.options import parse_settings
 
 
 def run(*words: object) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 from compressor.errors import PlanError
 from compressor.graph import trace
 from compressor.plan import PruningPlan, plan_from_json, plan_to_json
-from compressor.shrink import reestimate_batch_norm, remap_optimizer, shrink, silence
+from compressor.shrink import fold_constants, reestimate_batch_norm, remap_optimizer, shrink, silence
 
 IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 PLAN = PruningPlan({"0": (0, 2, 5), "3": (1, 2, 3, 7)}, {"0": 6, "3": 8})
@@ -92,3 +92,31 @@ def test_batch_norm_is_the_average_over_batches() -> None:
     assert fresh.training
     with pytest.raises(ValueError, match="no batch"):
         reestimate_batch_norm(model, [])
+
+
+def test_constant_channels_are_kept_as_biases() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, bias=False, groups=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 1),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 5),
+    ).double()
+    model.eval()
+    with torch.no_grad():
+        for norm, zeros in ((model[1], [1, 4]), (model[4], [3, 7])):
+            norm.weight[zeros] = 0
+            norm.bias.uniform_(0.2, 1)
+    graph = trace(model, IMAGES)
+    keep = {"0": (0, 2), "3": (0, 1, 2)}  # units of a grouped convolution are pairs
+    plan = PruningPlan(keep, {name: graph.group(name).size for name in keep})
+    want = model(IMAGES)
+    assert not torch.allclose(shrink(model, graph, plan)(IMAGES), want)
+    folded = fold_constants(model, graph, plan, IMAGES)
+    assert torch.allclose(shrink(folded, graph, plan)(IMAGES), want, rtol=1e-10)
+    assert not folded.training

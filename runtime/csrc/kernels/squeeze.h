@@ -14,7 +14,7 @@ using compress::SqueezeStep;
 // Weights come from the last cache level or memory, in pieces of one channel: too short for the hardware to see where
 // they go on. So many rows ahead their lines are asked for.
 #ifndef PF
-#define PF 48
+#define PF 24
 #endif
 inline constexpr int kPrefetchRows = PF;
 

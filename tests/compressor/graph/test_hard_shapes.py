@@ -392,3 +392,62 @@ def test_layers_only_training_reaches_are_cut_too(check_cut: Check) -> None:
     assert free(graph) == {"a": 8, "b": 6}
     assert "extra.fc" in graph.group("a").layers
     assert graph.unreached == ()
+
+
+class ComputesWithCounts(nn.Module):
+    """Numbers and assertions about channel counts, which no id can show."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.a, self.b, self.head = how, conv(3, 8), conv(8, 6), Head(6)
+
+    def forward(self, x):
+        x = self.a(x)
+        if self.how == "scale":
+            x = x / x.shape[1] ** 0.5
+        if self.how == "ramp":
+            x = x * torch.linspace(0, 1, x.shape[1], dtype=x.dtype)[:, None, None]
+        if self.how == "assert":
+            assert x.shape[1] == 8
+        return self.head(self.b(x))
+
+
+@pytest.mark.parametrize("how", ["scale", "ramp", "assert"])
+def test_code_that_computes_with_channel_counts_is_frozen(how: str, check_cut: Check) -> None:
+    graph = check_cut(ComputesWithCounts(how), IMAGE)
+    assert reason(graph, "a")
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.attention = conv(3, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.a(x).flatten(2).transpose(1, 2)
+        x, _ = self.attention(x, x, x, need_weights=False)
+        return self.down(self.up(x).relu().mean(1))
+
+
+def test_modules_that_check_their_own_sizes(check_cut: Check) -> None:
+    graph = check_cut(Attention(), IMAGE)
+    assert "takes no other size" in reason(graph, "a")
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.a, self.mix, self.head = nn.Embedding(9, 4), conv(3, 8), nn.Linear(4, 8), Head(8)
+
+    def forward(self, batch):
+        x = self.a(batch["image"])
+        x = x.masked_fill(batch["mask"][:, None], 0.0) + self.mix(self.words(batch["word"]))[:, :, None, None]
+        x = x.clone()
+        x[:, : x.shape[1] // 2] += 1.0
+        return {"out": [self.head(x)]}
+
+
+def test_nested_inputs_of_several_types(check_cut: Check) -> None:
+    batch = {"image": IMAGE, "mask": IMAGE[:, 0] > 0, "word": torch.tensor([1, 7])}
+    assert free(check_cut(Masked(), (batch,))) == {"a": 4}
