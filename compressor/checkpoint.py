@@ -150,9 +150,7 @@ def rebuild(checkpoint: CompressedCheckpoint) -> nn.Module:
         MethodError: The method does not exist here or refuses its settings.
     """
     if checkpoint.plan is not None:
-        raise CheckpointError(
-            "the checkpoint holds a pruning plan, which this release cannot replay; use a later one"
-        )
+        raise CheckpointError("the checkpoint holds a pruning plan, which this release cannot replay; use a later one")
     model = models.build(checkpoint.architecture, **checkpoint.architecture_kwargs)
     if checkpoint.method is not None:
         settings = dict(checkpoint.method_settings or {})
@@ -195,9 +193,7 @@ def _is_state_dict(values: Any) -> bool:
 
 
 def _check_finite(state: dict[str, torch.Tensor], owner: str) -> None:
-    wrong = [
-        name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()
-    ]
+    wrong = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if wrong:
         raise CheckpointError(f"{owner} has weights that are not finite: {', '.join(wrong)}")
 

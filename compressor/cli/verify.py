@@ -10,7 +10,7 @@ from compressor.cli.options import DATA_HELP, MODEL_HELP
 from compressor.cli.output import show, write_json
 
 if TYPE_CHECKING:
-    from exporters.verify import Comparison
+    from exporters.comparison import Comparison
 
 __all__ = ["verify"]
 

@@ -15,9 +15,7 @@ __all__ = ["LabelledArrays", "read_npz"]
 LabelledArrays = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-_EXPECTED = (
-    "expected train_images, test_images uint8 (N, H, W) or (N, H, W, C) and train_labels, test_labels (N,)"
-)
+_EXPECTED = "expected train_images, test_images uint8 (N, H, W) or (N, H, W, C) and train_labels, test_labels (N,)"
 
 
 def read_npz(path: Path) -> tuple[LabelledArrays, tuple[str, ...]]:

@@ -32,9 +32,7 @@ def batch_indices(num_images: int, loader: Loader) -> Iterator[torch.Tensor]:
         yield order[batch * loader.batch_size : (batch + 1) * loader.batch_size]
 
 
-def validation_split(
-    labels: torch.Tensor, *, fraction: float, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def validation_split(labels: torch.Tensor, *, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns (train places, val places), both ascending; each class gives its share of validation.
 
     A class with at least two images keeps one on each side.

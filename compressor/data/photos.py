@@ -39,9 +39,7 @@ class PhotoSplit:
 
     def batches(self, loader: Loader, preprocessing: Preprocessing) -> Iterator[Batch]:
         """Yields normalised batches, see `Split`."""
-        shares = [
-            places[loader.rank :: loader.num_ranks].tolist() for places in batch_indices(len(self), loader)
-        ]
+        shares = [places[loader.rank :: loader.num_ranks].tolist() for places in batch_indices(len(self), loader)]
         shares = [share for share in shares if share]
         photos = _Photos(self, _transform(preprocessing, augment=loader.augment), loader.seed, loader.epoch)
         # Its own generator, or it would draw from the global one.
@@ -72,8 +70,7 @@ def list_folder(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[t
         wrong = sorted(set(found) ^ set(classes))
         raise DataError(f"{folder} and the training folder differ in classes: {', '.join(wrong)}")
     files = [
-        sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        for name in found
+        sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES) for name in found
     ]
     empty = [name for name, of_class in zip(found, files, strict=True) if not of_class]
     if empty:

@@ -169,9 +169,7 @@ def _one_epoch(run: _Run, epoch: int, steps: int) -> EpochRecord:
     loss_sum = torch.zeros((), device=fabric.device)
     lr = 0.0
     for step, (images, labels) in enumerate(run.dataset.batches("train", loader), start=epoch * steps):
-        factor = lr_factor(
-            step, total_steps=settings.epochs * steps, warmup_fraction=settings.warmup_fraction
-        )
+        factor = lr_factor(step, total_steps=settings.epochs * steps, warmup_fraction=settings.warmup_fraction)
         for group in run.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         lr = settings.peak_lr * factor
@@ -207,9 +205,7 @@ def _one_step(run: _Run, images: torch.Tensor, labels: torch.Tensor) -> torch.Te
         run.method.after_backward(run.model)
     if run.settings.clip_norm is not None:
         # A gradient that is not finite shows in the loss, which is checked each epoch.
-        run.fabric.clip_gradients(
-            run.wrapped, run.optimizer, max_norm=run.settings.clip_norm, error_if_nonfinite=False
-        )
+        run.fabric.clip_gradients(run.wrapped, run.optimizer, max_norm=run.settings.clip_norm, error_if_nonfinite=False)
     run.optimizer.step()
     if run.method is not None:
         run.method.after_step(run.model)

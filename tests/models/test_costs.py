@@ -36,9 +36,7 @@ def test_macs_are_the_published_ones(name: str, millions: float) -> None:
 def test_parameters_are_the_published_ones(name: str, millions: float) -> None:
     with torch.device("meta"):
         model = models.build(name)
-    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(
-        millions, rel=1e-3
-    )
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, rel=1e-3)
 
 
 def test_cifarnet_counts_convolutions_and_classifier_as_the_paper_does() -> None:

@@ -49,8 +49,7 @@ def test_the_same_loader_gives_the_same_batches_and_leaves_the_global_state_alon
 def test_ranks_share_each_batch_and_treat_images_alike(split: TensorSplit) -> None:
     whole = list(split.batches(Loader(6, shuffle=True, augment=True), PLAIN))
     shares = [
-        list(split.batches(Loader(6, shuffle=True, augment=True, rank=rank, num_ranks=2), PLAIN))
-        for rank in (0, 1)
+        list(split.batches(Loader(6, shuffle=True, augment=True, rank=rank, num_ranks=2), PLAIN)) for rank in (0, 1)
     ]
     for (images, labels), (images0, labels0), (images1, labels1) in zip(whole, *shares, strict=True):
         assert torch.equal(images[0::2], images0)

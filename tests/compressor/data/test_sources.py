@@ -61,9 +61,7 @@ def test_the_validation_split_is_cut_out_of_the_training_data_class_by_class(tmp
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((6, 6), 1), ((6, 6, 1), 1), ((6, 6, 3), 3)])
-def test_npz_images_are_grey_or_have_channels_last(
-    tmp_path: Path, shape: tuple[int, ...], channels: int
-) -> None:
+def test_npz_images_are_grey_or_have_channels_last(tmp_path: Path, shape: tuple[int, ...], channels: int) -> None:
     path = tmp_path / "some.npz"
     values = arrays(shape)
     np.savez(path, **values, classes=np.array(["a", "b", "c"]))

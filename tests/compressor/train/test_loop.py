@@ -135,9 +135,7 @@ def test_resuming_without_or_with_a_damaged_state_says_so(dataset: Dataset, tmp_
     with pytest.raises(CheckpointError, match=r"nothing to resume: no file .*model\.pt\.resume"):
         resume()
     train(network(), dataset, settings=dataclasses.replace(SETTINGS, epochs=1), checkpoint_path=path)
-    with pytest.raises(
-        CheckpointError, match=r"other settings: epochs was 1, is 3; peak_lr was 0\.05, is 0\.1"
-    ):
+    with pytest.raises(CheckpointError, match=r"other settings: epochs was 1, is 3; peak_lr was 0\.05, is 0\.1"):
         resume(dataclasses.replace(SETTINGS, peak_lr=0.1))
     state = resume_path(path)
     state.write_bytes(state.read_bytes()[:200])
@@ -183,9 +181,7 @@ def test_a_method_takes_part_through_its_hooks(dataset: Dataset) -> None:
     assert changed == {"6.weight"}
 
 
-def test_before_epoch_comes_also_after_a_resume_and_early_epochs_are_not_kept(
-    dataset: Dataset, tmp_path: Path
-) -> None:
+def test_before_epoch_comes_also_after_a_resume_and_early_epochs_are_not_kept(dataset: Dataset, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, settle_epochs=2)
     seen: list[int] = []
 

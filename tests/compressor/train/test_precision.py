@@ -11,9 +11,7 @@ BATCH = (torch.randn(8, 3, 8, 8), torch.arange(8) % 4)
 
 
 def network() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
-    )
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
 @pytest.mark.parametrize("wanted", ["32", "bf16"])

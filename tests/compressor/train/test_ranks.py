@@ -52,7 +52,5 @@ def test_two_processes_agree(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first["val_top1"] == second["val_top1"] > 0.5
     assert first["precision"] == "32 (several processes on the CPU)"
-    different = [
-        name for name in first["state"] if not torch.equal(first["state"][name], second["state"][name])
-    ]
+    different = [name for name in first["state"] if not torch.equal(first["state"][name], second["state"][name])]
     assert not different

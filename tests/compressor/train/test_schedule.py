@@ -8,10 +8,7 @@ from compressor.train.settings import TrainSettings
 @pytest.mark.parametrize("total_steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("warmup_fraction", [0.0, 0.2, 1.0])
 def test_the_rate_rises_to_its_peak_and_falls_to_zero(total_steps: int, warmup_fraction: float) -> None:
-    factors = [
-        lr_factor(step, total_steps=total_steps, warmup_fraction=warmup_fraction)
-        for step in range(total_steps)
-    ]
+    factors = [lr_factor(step, total_steps=total_steps, warmup_fraction=warmup_fraction) for step in range(total_steps)]
     warmup_steps = round(total_steps * warmup_fraction)
     assert all(0 <= factor <= 1 for factor in factors)
     assert factors[:warmup_steps] == sorted(factors[:warmup_steps])
