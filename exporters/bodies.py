@@ -66,8 +66,11 @@ class FBSVariant:
         return "_".join([*words, self.activation])
 
 
-def fbs_conv_body(variant: FBSVariant) -> FunctionProto:
-    """Returns the FBSConv function for `variant`; formula and shapes are those of `opset.FBS_CONV`."""
+def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the FBSConv function for `variant`; formula and shapes are those of `opset.FBS_CONV`.
+
+    The standard ops in it are those of `onnx_opset`, which must be the model's own.
+    """
     lines = [_MINUS_ONE, _TO_NCHW, *_constants(variant)]
     if variant.one_sample or (variant.dense_input and variant.all_win):
         lines += [] if variant.dense_input else ["i = Reshape(I, minus_one)"]
@@ -76,10 +79,10 @@ def fbs_conv_body(variant: FBSVariant) -> FunctionProto:
         lines += _loop(variant)
     lines += ["Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
     names = [tensor.name for tensor in opset.FBS_CONV.inputs if variant.post_shift or not tensor.optional]
-    return _function(opset.FBS_CONV, variant.overload, names, lines)
+    return _function(opset.FBS_CONV, variant.overload, names, lines, onnx_opset)
 
 
-def unpack_body() -> FunctionProto:
+def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
     """Returns the Unpack function: every dense channel picks its packed plane, or an appended zero plane."""
     lines = [
         _MINUS_ONE,
@@ -105,7 +108,8 @@ def unpack_body() -> FunctionProto:
         Y = Transpose<perm=[0, 2, 3, 1]>(spread)
         """,
     ]
-    return _function(opset.UNPACK, "", [tensor.name for tensor in opset.UNPACK.inputs], lines)
+    names = [tensor.name for tensor in opset.UNPACK.inputs]
+    return _function(opset.UNPACK, "", names, lines, onnx_opset)
 
 
 def _loop(variant: FBSVariant) -> list[str]:
@@ -240,13 +244,13 @@ def _epilogue(variant: FBSVariant, winners: str, y: str) -> list[str]:
     return lines
 
 
-def _function(op: opset.Op, overload: str, inputs: list[str], lines: list[str]) -> FunctionProto:
+def _function(op: opset.Op, overload: str, inputs: list[str], lines: list[str], onnx_opset: int) -> FunctionProto:
     header = f'domain: "{opset.DOMAIN}"' + (f', overload: "{overload}"' if overload else "")
     attributes = ", ".join(attribute.name for attribute in op.attributes)
     outputs = ", ".join(tensor.name for tensor in op.outputs)
     body = "\n".join(lines)
     text = (
-        f'<{header}, opset_import: ["": {opset.ONNX_OPSET}]>\n'
+        f'<{header}, opset_import: ["": {onnx_opset}]>\n'
         f"{op.name} <{attributes}> ({', '.join(inputs)}) => ({outputs}) {{\n{body}\n}}"
     )
     return parser.parse_function(text)

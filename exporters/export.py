@@ -92,6 +92,8 @@ def export(
         raise ExportError(f"{path}: its folder does not exist; make it first")
     kind = targets.get(target)
     version = opset or kind.default_opset
+    if version < compress_opset.MIN_ONNX_OPSET:
+        raise ExportError(f"opset {version} is too old; choose {compress_opset.MIN_ONNX_OPSET} or newer")
     _check_network(model, example)
 
     sized = example if batch == "dynamic" else example[:1].expand(batch, *example.shape[1:])

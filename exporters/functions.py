@@ -24,6 +24,7 @@ def attach_functions(model: ModelProto) -> ModelProto:
     result.CopyFrom(model)
     constants = {tensor.name: tensor for tensor in result.graph.initializer}
     one_sample = _batch(result) == 1
+    version = next((entry.version for entry in result.opset_import if not entry.domain), opset.ONNX_OPSET)
     functions = {}
     for node in result.graph.node:
         if node.domain != opset.DOMAIN:
@@ -31,11 +32,11 @@ def attach_functions(model: ModelProto) -> ModelProto:
         check_node(node)
         if node.op_type == opset.UNPACK.name:
             node.overload = ""
-            functions[node.op_type, ""] = unpack_body()
+            functions[node.op_type, ""] = unpack_body(version)
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
-            functions[node.op_type, variant.overload] = fbs_conv_body(variant)
+            functions[node.op_type, variant.overload] = fbs_conv_body(variant, version)
     kept = [function for function in result.functions if function.domain != opset.DOMAIN]
     del result.functions[:]
     result.functions.extend([*kept, *(functions[key] for key in sorted(functions))])

@@ -17,6 +17,7 @@ __all__ = [
     "FBS_CONV",
     "FLOAT_MAX",
     "IR_VERSION",
+    "MIN_ONNX_OPSET",
     "NO_CLAMP",
     "ONNX_OPSET",
     "OPS",
@@ -33,7 +34,10 @@ DOMAIN = "compress"
 VERSION = 1
 
 ONNX_OPSET = 21
-"""Standard opset of files and function bodies; ONNX Runtime 1.31 rewrites layouts at it."""
+"""Standard opset of files and function bodies unless asked otherwise."""
+
+MIN_ONNX_OPSET = 18
+"""First in which all reductions take their axes as an input, as passes and bodies write them."""
 
 IR_VERSION = 10
 """First file version in which a node may name an overload of a local function."""

@@ -16,8 +16,12 @@ def test_step_of_a_measured_machine() -> None:
 
 
 def test_step_of_a_machine_without_steps() -> None:
-    assert step_of(range(50, 90), [w / 10 * w for w in range(50, 90)]) in (1, 2)
-    assert step_of([8, 9], [1.0, 1.0]) == 1
+    assert step_of(range(50, 90), [w / 10 * w for w in range(50, 90)]) == 1
+
+
+def test_step_of_blocks_of_eight() -> None:
+    padded = [-(-w // 8) * 8 for w in range(64, 129)]
+    assert step_of(range(64, 129), [p * p / 2000 for p in padded]) == 8
 
 
 def test_a_short_measurement_and_its_json() -> None:

@@ -228,7 +228,11 @@ def test_wrong_arguments_are_refused(tmp_path):
 
 
 def test_opset_is_a_choice(tmp_path):
-    result = exporters.export(broken(), EXAMPLE, tmp_path / "m.onnx", opset=18)
-    assert result.opset == 18
-    assert onnx.load(result.path).opset_import[0].version == 18
+    network = tiny.with_fbs(nn.Sequential(*tiny.block(3, 8)))
+    result = exporters.export(network, EXAMPLE, tmp_path / "m.onnx", opset=18)
+    model = onnx.load(result.path)
+    assert (result.opset, model.opset_import[0].version) == (18, 18)
+    assert {entry.version for function in model.functions for entry in function.opset_import} == {18}
     assert opset.ONNX_OPSET != 18
+    with pytest.raises(ExportError, match="opset 17 is too old; choose 18 or newer"):
+        exporters.export(network, EXAMPLE, tmp_path / "old.onnx", opset=17)

@@ -99,6 +99,26 @@ def test_ties_go_to_the_lower_index(batch):
     np.testing.assert_array_equal(j, [[0, 1, 2, 3, 4]] * batch)
 
 
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_saliencies_that_sum_to_zero_are_not_normalized(batch):
+    constants, attributes = layer(np.random.default_rng(6)), reference.fbs_attributes(winners=4, normalize=1)
+    constants["R"][:] = -1
+    x, indices = np.zeros((1, 7, 5, 5), np.float32), np.arange(5)[None]
+    model = reference.one_node_model("FBSConv", x.shape[1:], None, constants, attributes, batch=batch)
+    y, j = stock(model, {"X": x, "I": indices})
+    np.testing.assert_array_equal(j, [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(y, np.zeros((1, 7, 5, 4)))
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_nan_does_not_crash(batch):
+    constants, attributes = layer(np.random.default_rng(7)), reference.fbs_attributes(winners=4)
+    x, indices = np.full((1, 7, 5, 5), np.nan, np.float32), np.arange(5)[None]
+    model = reference.one_node_model("FBSConv", x.shape[1:], None, constants, attributes, batch=batch)
+    y, _ = stock(model, {"X": x, "I": indices})
+    assert y.shape == (1, 7, 5, 4)
+
+
 @pytest.mark.parametrize("batch", [1, 3, "N"])
 @pytest.mark.parametrize("constant", [False, True])
 def test_unpack_body_equals_definition(batch, constant):
