@@ -25,6 +25,9 @@ from compressor import methods
 from compressor.data import Preprocessing
 from compressor.data.files import whole_file
 from compressor.errors import CheckpointError
+from compressor.graph import trace
+from compressor.plan import plan_from_json
+from compressor.shrink import shrink
 
 __all__ = ["CompressedCheckpoint", "adopt", "load", "rebuild", "save"]
 
@@ -46,7 +49,7 @@ class CompressedCheckpoint:
         preprocessing: How images become inputs.
         classes: One name per output; empty where they are not known.
         state: State dict, float tensors all finite.
-        plan: A pruning plan as JSON values; None where nothing was cut.
+        plan: {"steps": pruning plans as JSON values, in order}; None where nothing was cut.
         method: Name of the method attached to the network; None for a plain one.
         method_settings: Its fields, JSON values.
         density: Part of the channels that stay live, 0 to 1; None where the method has no density.
@@ -141,17 +144,19 @@ def adopt(
 def rebuild(checkpoint: CompressedCheckpoint) -> nn.Module:
     """Returns the network in evaluation mode: architecture built, method attached, state loaded strictly.
 
-    An architecture `file.py:factory` runs that file.
+    Every cut of the plan is replayed on the channel graph of what the one before left. An architecture
+    `file.py:factory` runs that file.
 
     Raises:
-        CheckpointError: The state does not fit, with all missing, unexpected and misshapen entries; or there
-            is a plan, which this release cannot replay.
+        CheckpointError: The state does not fit, with all missing, unexpected and misshapen entries.
+        PlanError: The plan does not fit the architecture.
         ModelError: The architecture cannot be built here.
         MethodError: The method does not exist here or refuses its settings.
     """
-    if checkpoint.plan is not None:
-        raise CheckpointError("the checkpoint holds a pruning plan, which this release cannot replay; use a later one")
     model = models.build(checkpoint.architecture, **checkpoint.architecture_kwargs)
+    for plan in (checkpoint.plan or {"steps": []})["steps"]:
+        graph = trace(model.eval(), torch.zeros(2, *checkpoint.preprocessing.size))
+        model = shrink(model, graph, plan_from_json(json.dumps(plan)))
     if checkpoint.method is not None:
         settings = dict(checkpoint.method_settings or {})
         if checkpoint.density is not None:

@@ -5,11 +5,13 @@ import collections
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from onnx import ModelProto, NodeProto
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from exporters import opset
 from exporters.errors import ExportError
@@ -36,8 +38,8 @@ def capture(model: nn.Module, example: Tensor, *, dynamic: bool, onnx_opset: int
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
     with evaluating(model), torch.no_grad(), _quiet():
         try:
-            program = torch.export.export(model, (example,), dynamic_shapes=shapes)
-            program = program.run_decompositions(_keep_whole())
+            with _KeepWhole():
+                program = torch.export.export(model, (example,), dynamic_shapes=shapes)
             onnx_program = torch.onnx.export(program, dynamo=True, opset_version=onnx_opset, verbose=False)
         except Exception as error:
             raise ExportError(f"torch cannot export this network: {_first_line(error)}") from error
@@ -61,12 +63,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _keep_whole() -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:
-    """Translation of compress::fbs_conv, where it has been registered, to one symbolic ONNX node."""
-    # Looked up by name: the op belongs to the compressor package, which this one must not import.
-    if not hasattr(torch.ops.compress, "fbs_conv"):
-        return {}
-    return {torch.ops.compress.fbs_conv.default: _fbs_conv_node}
+class _KeepWhole(TorchFunctionMode):
+    """Traces compress::fbs_conv as one symbolic ONNX node, and a stable sort as a sort."""
+
+    # Any: torch gives functions, types and arguments of every kind.
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Compared by name: the op belongs to the compressor package, which this one must not import.
+        if str(func) == "compress.fbs_conv.default":
+            return _fbs_conv_node(*args, **(kwargs or {}))
+        if func is torch.sort and kwargs:
+            # ONNX sorts with TopK, which is stable; the exporter translates only the sort that does not promise it.
+            kwargs = {key: value for key, value in kwargs.items() if key != "stable"}
+        return func(*args, **(kwargs or {}))
 
 
 def _fbs_conv_node(

@@ -15,6 +15,7 @@ from compressor.cli.errors import one_line
 from compressor.cli.export import export
 from compressor.cli.inspect import inspect
 from compressor.cli.list import list_names
+from compressor.cli.profile import profile
 from compressor.cli.prune import prune
 from compressor.cli.train import train
 from compressor.cli.verify import verify
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, train, prune, export, verify, inspect, bench):
+for _command in (demo, train, prune, export, verify, inspect, bench, profile):
     app.command()(_command)
 app.command("list")(list_names)
 

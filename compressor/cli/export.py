@@ -23,6 +23,12 @@ def export(
     ] = None,
     target: Annotated[str, typer.Option(help="A name of `compress list targets`.")] = "onnx",
     batch: Annotated[str, typer.Option(help="Samples per run: a number, or dynamic.")] = "1",
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Time the file against the dense network, here.")
+    ] = True,
+    require_speedup: Annotated[
+        float | None, typer.Option(min=0.0, help="Fail unless the file is this many times as fast as dense, here.")
+    ] = None,
     opset: Annotated[int | None, typer.Option(help="Of the standard ops; the target's if absent.")] = None,
     untrained: Annotated[
         bool,
@@ -45,6 +51,8 @@ def export(
         batch=parse_batch(batch),
         untrained=untrained,
         opset=opset,
+        measure=measure,
+        require_speedup=require_speedup,
         progress=progress_on(),
     )
     for note in exported.notes:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -10,7 +10,12 @@ from rich.table import Table
 from compressor.cli.options import MODEL_HELP
 from compressor.cli.output import show, write_json
 
+if TYPE_CHECKING:
+    from compressor.costs.coverage import Coverage
+
 __all__ = ["inspect"]
+
+_SHOWN_LAYERS = 4  # of a group, by name; the report as JSON has all
 
 
 def inspect(
@@ -71,9 +76,30 @@ def _network(name: str, untrained: bool) -> dict[str, object]:
             f"{layer.macs / 1e3:.1f}",
         )
     show(table)
+    if report.coverage is not None:
+        _show_coverage(report.coverage)
     cost = report.cost
     typer.echo(f"MACs {cost.macs / 1e6:.3f} M of {cost.dense_macs / 1e6:.3f} M, parameters {cost.parameters}")
     return report.to_json()
+
+
+def _show_coverage(coverage: "Coverage") -> None:
+    table = Table(title="channel groups")
+    for column in ("group", "units", "kept", "status", "MACs reachable", "layers", "why frozen"):
+        table.add_column(column, justify="right" if column in ("units", "kept", "MACs reachable") else "left")
+    for group in coverage.groups:
+        more = f" +{len(group.layers) - _SHOWN_LAYERS}" if len(group.layers) > _SHOWN_LAYERS else ""
+        table.add_row(
+            group.name,
+            str(group.units),
+            str(group.kept_units),
+            group.status,
+            f"{group.reachable_macs / max(coverage.macs, 1):.1%}",
+            " ".join(group.layers[:_SHOWN_LAYERS]) + more,
+            group.reason or "",
+        )
+    show(table)
+    typer.echo(f"{coverage.reachable_macs_fraction:.1%} of the MACs hang on channels that may be cut")
 
 
 def _count(number: int | None) -> str:

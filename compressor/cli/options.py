@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import typer
 
-__all__ = ["DATA_HELP", "MODEL_HELP", "Precision", "parse_settings"]
+__all__ = ["DATA_HELP", "MODEL_HELP", "Precision", "parse_numbers", "parse_settings"]
 
 DATA_HELP = "digits, cifar10:PATH, cifar100:PATH, imagefolder:PATH or npz:PATH."
 MODEL_HELP = "A checkpoint (.pt); or, with --untrained, a network as `compress train --arch` takes it."
@@ -34,4 +34,20 @@ def parse_settings(texts: list[str]) -> dict[str, object]:
             values[name] = json.loads(value)
         except json.JSONDecodeError:
             values[name] = value
+    return values
+
+
+def parse_numbers(texts: list[str]) -> dict[str, float]:
+    """Returns [PATTERN=]N texts as pattern -> number; without a pattern it is for all layers.
+
+    >>> parse_numbers(["0.25", "layer4.*=32"])
+    {'*': 0.25, 'layer4.*': 32.0}
+    """
+    values: dict[str, float] = {}
+    for text in texts:
+        pattern, _, number = text.rpartition("=")
+        try:
+            values[pattern or "*"] = float(number)
+        except ValueError:
+            raise typer.BadParameter(f"'{text}' is not [PATTERN=]N, for example --keep-min 'layer4.*=32'") from None
     return values

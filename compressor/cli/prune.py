@@ -6,21 +6,27 @@ from typing import Annotated
 
 import typer
 
-from compressor.cli.options import DATA_HELP, Precision, parse_settings
+from compressor.cli.options import DATA_HELP, Precision, parse_numbers, parse_settings
 
 __all__ = ["prune"]
 
+_SLIM_EPOCHS = 10  # of fine-tuning after channels are removed, where --epochs does not say
+
 
 def prune(
-    model: Annotated[Path, typer.Argument(help="A trained checkpoint (.pt).")],
+    model: Annotated[Path, typer.Argument(help="A trained checkpoint (.pt), dense or slim.")],
     method: Annotated[str, typer.Option(help="A name of `compress list methods`.")],
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     density: Annotated[
-        float | None, typer.Option(help="Part of each layer's channels that is computed, in (0, 1].")
+        float | None, typer.Option(help="fbs: part of each layer's channels that is computed, in (0, 1].")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Other methods: macs=0.5x, params=0.4x, density=0.5, macs=60M; met within 2 %."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write.")] = Path("slim.pt"),
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Of the whole schedule; the method's own if absent.")
+        int | None, typer.Option(min=0, help="Of the whole schedule, or of the fine-tuning; 0 only cuts.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate of the fine-tuning.")] = 0.05,
@@ -28,29 +34,101 @@ def prune(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter of the method; may be repeated."),
     ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Cut only these layers, such as 'layer4.*'.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Leave these layers whole.")] = None,
+    keep_min: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[PATTERN=]N", help="Least share (below 1) or number of channels kept; may be repeated."),
+    ] = None,
+    align: Annotated[
+        str,
+        typer.Option(help="Widths: auto (this machine, see `compress profile`), off, a number, or a target's name."),
+    ] = "auto",
+    remove_branches: Annotated[
+        bool, typer.Option("--remove-branches", help="A residual branch may be cut to nothing.")
+    ] = False,
+    fold_constants: Annotated[
+        bool, typer.Option("--fold-constants", help="Add the mean of each cut channel to the layers that read it.")
+    ] = False,
+    plan: Annotated[Path | None, typer.Option(help="Replay a saved .plan.json instead of --budget.")] = None,
+    require_speedup: Annotated[
+        float | None, typer.Option(min=0.0, help="Fail unless it is this many times as fast as before, here.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of images, augmentation and start values.")] = 0,
     precision: Annotated[Precision, typer.Option(help="auto measures at the start which is faster.")] = Precision.AUTO,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Prune a trained network and fine-tune it; its epoch is chosen on a validation split."""
     # Heavy (torch); commands that need none must start without it.
+    from compressor import methods
+    from compressor.methods.fbs import FBS
     from compressor.pipeline.prune import FINE_TUNING
-    from compressor.pipeline.prune import prune as run
+    from compressor.pipeline.prune import prune as run_fbs
+    from compressor.pipeline.slim import Wishes
+    from compressor.pipeline.slim import slim as run_slim
+    from compressor.pipeline.steps import alignment_step
+    from compressor.select import Limits, parse_budget
     from compressor.train import progress_on
     from compressor.train.memory import keep_freed_memory
 
+    dynamic = issubclass(methods.get(method), FBS)
+    _refuse_mixture(dynamic, method, budget, density, plan, epochs)
     keep_freed_memory()
-    pruned = run(
+    settings = replace(FINE_TUNING, batch_size=batch_size, peak_lr=lr, precision=precision.value)
+    if dynamic:
+        pruned = run_fbs(
+            model,
+            method=method,
+            data=data,
+            density=density,
+            output=output,
+            epochs=epochs,
+            resume=resume,
+            seed=seed,
+            settings=settings,
+            method_settings=parse_settings(setting or []),
+            progress=progress_on(),
+        )
+        typer.echo(pruned.summary())
+        return
+    try:
+        wanted = None if budget is None else parse_budget(budget)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    slimmed = run_slim(
         model,
         method=method,
         data=data,
-        density=density,
+        wishes=Wishes(
+            budget=wanted,
+            limits=Limits(tuple(include or ()), tuple(exclude or ()), parse_numbers(keep_min or []), remove_branches),
+            step=alignment_step(align),
+            plan=plan,
+            fold_constants=fold_constants,
+            require_speedup=require_speedup,
+        ),
         output=output,
-        epochs=epochs,
+        epochs=_SLIM_EPOCHS if epochs is None else epochs,
         resume=resume,
         seed=seed,
-        settings=replace(FINE_TUNING, batch_size=batch_size, peak_lr=lr, precision=precision.value),
+        settings=settings,
         method_settings=parse_settings(setting or []),
         progress=progress_on(),
     )
-    typer.echo(pruned.summary())
+    typer.echo(slimmed.summary())
+
+
+def _refuse_mixture(
+    dynamic: bool, method: str, budget: str | None, density: float | None, plan: Path | None, epochs: int | None
+) -> None:
+    """Options of the one kind of method are not ignored with the other."""
+    if dynamic and (budget is not None or plan is not None):
+        raise typer.BadParameter(f"{method} keeps all channels and chooses per image: give --density, not a budget")
+    if dynamic and epochs == 0:
+        raise typer.BadParameter(f"{method} has to train its predictors: give --epochs 1 or more")
+    if not dynamic and density is not None:
+        raise typer.BadParameter(f"{method} removes channels for good: give --budget, such as density={density:g}")
+    if budget is not None and plan is not None:
+        raise typer.BadParameter("--plan is what a budget led to: give one of --budget and --plan")

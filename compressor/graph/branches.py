@@ -5,7 +5,8 @@ constant of that. A branch is listed where
 
 1. one module holds exactly this: one input, one output, the sum, at most one activation after it;
 2. the shortcut is the input itself or one child module;
-3. the branch ends in a convolution or linear layer followed by nothing but child modules of one operator each;
+3. the branch ends in a convolution or linear layer followed by nothing but child modules of one operator each, which
+   work on each value (or, batch norms, on each channel) by itself;
 4. all channels inside it live in no other part of the network and may be cut.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from torch import fx, nn
 
 from compressor.graph.channel_graph import Branch, ChannelGraph
+from compressor.graph.value_rules import is_elementwise
 from compressor.graph.walk import Walk, module_path, op_name
 
 __all__ = ["find_branches"]
@@ -27,7 +29,7 @@ def find_branches(walk: Walk, graph: ChannelGraph) -> tuple[Branch, ...]:
     paths = {node: module_path(node) for node in calls}
     found = []
     for total in calls:
-        if op_name(total) in ("add", "add_") and len(total.all_input_nodes) == 2 and paths[total]:
+        if op_name(total) in ("add", "add_") and len(total.args) == 2 and not total.kwargs and paths[total]:
             region = [n for n in calls if _under(paths[n], paths[total])]
             branch = _branch(walk.module, graph, total, region)
             if branch is not None:
@@ -52,7 +54,10 @@ def _branch(module: nn.Module, graph: ChannelGraph, total: fx.Node, region: Sequ
         ):
             return None
         activation = child if child != block else "relu"
-    for end, short in (total.all_input_nodes, total.all_input_nodes[::-1]):
+    ends = total.all_input_nodes
+    if len(ends) != 2 or any(end.meta["val"].shape != total.meta["val"].shape for end in ends):
+        return None
+    for end, short in (ends, ends[::-1]):
         shortcut = None if short is source else _child(block, short, inside, region)
         if (short is not source and shortcut is None) or end not in inside:
             continue
@@ -95,6 +100,8 @@ def _last_layer(module: nn.Module, block: str, end: fx.Node) -> tuple[str, tuple
         if op_name(node) in _LAST:
             is_layer = isinstance(owner, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
             return (path, tuple(reversed(after))) if is_layer else None
+        if op_name(node) != "batch_norm" and not is_elementwise(node):
+            return None
         data = [n for n in node.all_input_nodes if not _is_state(n)]
         if len(data) != 1 or len(data[0].users) != 1:
             return None

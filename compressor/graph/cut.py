@@ -32,9 +32,10 @@ def _slices(tensor: torch.Tensor, axes: tuple[Units | None, ...], keep: Keep) ->
 
 def sliced(tensor: torch.Tensor, axes: tuple[Units | None, ...], keep: Keep) -> torch.Tensor:
     """Returns the tensor without the cut places."""
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     for dim, places in _slices(tensor, axes, keep):
         tensor = tensor.index_select(dim, places)
-    return tensor
+    return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
 
 
 def hollow(model: nn.Module) -> nn.Module:

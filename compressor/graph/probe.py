@@ -27,10 +27,11 @@ from compressor.graph.ids import Ids
 from compressor.graph.layer_rules import LAYER_RULES
 from compressor.graph.program import Example, blamed_frames, export
 from compressor.graph.shape_rules import SHAPE_RULES
+from compressor.graph.size_rules import SIZE_RULES
 from compressor.graph.value_rules import CONSTANT_MAKERS
 from compressor.graph.walk import Reading, Walk, op_name, source_line, source_lines
 
-__all__ = ["Probe", "refine"]
+__all__ = ["Probe", "fits_in_training", "refine"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ def refine(probe: Probe) -> Reading | None:
     node, of_size = wrong
     reading = _blame(probe, [node]) if of_size else _stiffen(probe, [node])
     return reading or _give_up(probe, "its code computes with channel counts")
+
+
+def fits_in_training(probe: Probe) -> bool:
+    """Says whether the cut network's training path still runs."""
+    slim = hollow(probe.model)
+    cut(slim, probe.graph, _random_cut(probe.graph))
+    try:
+        export(slim, probe.example, training=True)
+    except GraphError:
+        return False
+    return True
 
 
 def _blame(probe: Probe, nodes: list[fx.Node]) -> Reading | None:
@@ -152,7 +164,7 @@ def _listed(value: Any) -> list[Any]:  # Any: ids or tensors, one or several
 def _numbers(node: fx.Node) -> list[object]:
     """Returns the numbers a node computes with; sizes and layer settings, which follow a cut, are not among them."""
     name = op_name(node)
-    if name in SHAPE_RULES or name in LAYER_RULES:
+    if name in LAYER_RULES or name in SHAPE_RULES or name in SIZE_RULES:
         return []
     if name in CONSTANT_MAKERS:  # its size follows, its value must not
         return [node.args[-1]] if name in ("full", "new_full") else []

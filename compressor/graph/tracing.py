@@ -1,8 +1,8 @@
 """`trace`: channel ids pushed through the exported graph of a network.
 
-Every node has one rule (`layer_rules`, `shape_rules`, `value_rules`) that says what happens to the ids; the joined ids
-become units, units with the same places become groups (`grouping`). Each step works on whole arrays, so the time is
-linear in the graph. Sizes that the network's code may hold as numbers are settled by `probe`.
+Every node has one rule (`layer_rules`, `shape_rules`, `size_rules`, `value_rules`) that says what happens to the ids;
+the joined ids become units, units with the same places become groups (`grouping`). Each step works on whole arrays, so
+the time is linear in the graph. Sizes that the network's code may hold as numbers are settled by `probe`.
 """
 
 from collections.abc import Mapping
@@ -20,15 +20,16 @@ from compressor.graph.channel_graph import ChannelGraph
 from compressor.graph.grouping import build_graph, parameter_aliases
 from compressor.graph.ids import IdBook, Ids
 from compressor.graph.layer_rules import LAYER_RULES
-from compressor.graph.probe import Probe, refine
+from compressor.graph.probe import Probe, fits_in_training, refine
 from compressor.graph.program import Example, export
 from compressor.graph.shape_rules import SHAPE_RULES
+from compressor.graph.size_rules import SIZE_RULES
 from compressor.graph.value_rules import VALUE_RULES, elementwise, is_elementwise, unknown
 from compressor.graph.walk import ParameterAxes, Reading, Step, Tensor, Walk, WeightRef, op_name
 
 __all__ = ["trace"]
 
-_RULES = {**VALUE_RULES, **SHAPE_RULES, **LAYER_RULES}
+_RULES = {**VALUE_RULES, **SHAPE_RULES, **SIZE_RULES, **LAYER_RULES}
 _MAX_PROBES = 24  # each settles at least one line of code
 
 
@@ -48,13 +49,16 @@ def trace(model: nn.Module, example: Example) -> ChannelGraph:
     """
     program, strict = export(model, example)
     training = _training_program(model, example, program)
-    reading: Reading | None = Reading()
+    reading = Reading()
     for _ in range(_MAX_PROBES):
-        assert reading is not None
         walk, graph = _attempt(model, program, training, reading)
-        reading = refine(Probe(model, example, program, strict, walk, graph))
-        if reading is None:
+        probe = Probe(model, example, program, strict, walk, graph)
+        refined = refine(probe)
+        if refined is None and training is not None and not reading.training_rigid and not fits_in_training(probe):
+            refined = replace(reading, training_rigid=True)
+        if refined is None:
             return replace(graph, branches=find_branches(walk, graph))
+        reading = refined
     return _attempt(model, program, training, Reading(everything="its code fits no other channel counts"))[1]
 
 
@@ -66,8 +70,11 @@ def _attempt(
     walk = Walk(book, parameters, model, reading)
     shapes = _walk(walk, program)
     if training is not None:  # layers only training reaches, such as auxiliary heads, join the same ids
-        # Readings of sizes are settled on the evaluation path; the training path takes the first one.
+        before = set(parameters.axes)
         _walk(Walk(book, parameters, model), training)
+        for path in sorted(set(parameters.axes) - before) if reading.training_rigid else ():
+            for vector in parameters.axes[path].values():
+                book.freeze(vector, "held by layers that only training reaches, by code that takes no other size")
     if reading.everything is not None:
         book.freeze(np.arange(book.num_ids), reading.everything)
     return walk, build_graph(walk, model, shapes)
@@ -124,8 +131,8 @@ def _placeholder(
         return WeightRef(path, shape)
     made = node.name in constants
     reason = "a constant made in the network's code" if made else "network input"
-    with_ids = [made or d == 1 for d in range(len(shape))]
-    axes = (walk.book.fixed(n, reason) if ids and n > 1 else None for n, ids in zip(shape, with_ids, strict=True))
+    fixed = [n > 1 if made else d == 1 for d, n in enumerate(shape)]
+    axes = (walk.book.fixed(n, reason) if is_fixed else None for n, is_fixed in zip(shape, fixed, strict=True))
     return Ids(shape, tuple(axes))
 
 

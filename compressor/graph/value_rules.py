@@ -85,7 +85,7 @@ def _meet(step: Step, met: list[Vector | None], size: int) -> Vector | None:
 
 
 def _positions(step: Step) -> Any:  # Any: ids, or a list of them for pooling with indices
-    ids = step.ids(next(iter(step.args.values())))
+    ids = step.ids(step.first)
     rank = int(step.op.removesuffix("_with_indices")[-2])
     first = len(ids.shape) - rank
     for vector in ids.axes[first:]:
@@ -95,7 +95,7 @@ def _positions(step: Step) -> Any:  # Any: ids, or a list of them for pooling wi
 
 
 def _reduction(step: Step) -> Any:  # Any: ids, or a list of them for several results
-    ids = step.ids(next(iter(step.args.values())))
+    ids = step.ids(step.first)
     if len(step.tensors()) > 1:  # max(a, b) and the like
         return elementwise(step)
     dims = step.args.get("dim")
@@ -115,7 +115,7 @@ def _reduction(step: Step) -> Any:  # Any: ids, or a list of them for several re
 
 
 def _along(step: Step) -> Any:  # Any: ids, or a list of them for several results
-    ids = step.ids(next(iter(step.args.values())))
+    ids = step.ids(step.first)
     dim = int(step.args.get("dim", -1)) % max(len(ids.shape), 1)
     step.book.freeze(ids.axes[dim], step.because(f"{step.op} runs over these channels"))
     axes = list(ids.axes)

@@ -92,11 +92,13 @@ class Reading:
         modes: node name → which reading of its sizes to take; 0 where absent.
         rigid: names of nodes whose tensors may not change at all.
         everything: why no channel of the network may be cut; None as a rule.
+        training_rigid: layers that only training reaches keep all the channels they hold.
     """
 
     modes: Mapping[str, int] = field(default_factory=dict)
     rigid: frozenset[str] = frozenset()
     everything: str | None = None
+    training_rigid: bool = False
 
 
 @dataclass
@@ -140,6 +142,15 @@ class Step:
         """Shape of the (first) output."""
         value = self.node.meta["val"]
         return tuple(value[0].shape if isinstance(value, list | tuple) else value.shape)
+
+    @property
+    def first(self) -> Any:  # Any: the first argument, whatever its name
+        """The first argument."""
+        return next(iter(self.args.values()))
+
+    def dim(self, name: str = "dim") -> int:
+        """Returns a dimension argument of the first tensor, counted from the front."""
+        return int(self.args[name]) % len(self.ids(self.first).shape)
 
     @property
     def book(self) -> IdBook:

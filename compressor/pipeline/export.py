@@ -7,10 +7,13 @@ from typing import Literal
 
 import exporters
 from compressor import methods
+from compressor.costs.macs import count_macs
 from compressor.errors import CompressorError, MethodError
 from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.prune import prune
-from compressor.pipeline.source import Source, open_source
+from compressor.pipeline.source import Source, dense_counterpart, open_source
+from compressor.pipeline.speedup import measure_speedup, require
+from compressor.pipeline.steps import alignment_step
 from compressor.pipeline.train import check_output
 from compressor.train import Progress
 
@@ -45,6 +48,8 @@ def export_network(
     batch: int | Literal["dynamic"] = 1,
     untrained: bool = False,
     opset: int | None = None,
+    measure: bool = False,
+    require_speedup: float | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Writes an ONNX file after it has been compared with torch on every way of running it here.
@@ -64,6 +69,8 @@ def export_network(
         batch: Samples per run, or `dynamic`.
         untrained: `name` is an architecture.
         opset: Of the standard ops; None takes the target's.
+        measure: Time the file against the dense network on this machine.
+        require_speedup: Least measured speed against dense; below it no file is written.
         progress: Where to say how a fitting goes.
 
     Raises:
@@ -87,16 +94,38 @@ def export_network(
         source, notes = _attach_untrained(source, density)
     else:
         source, notes = _fit(source, data, density, progress)
-    file = exporters.export(
-        source.model,
-        source.example(),
-        output,
-        batch=batch,
-        target=target,
-        opset=opset,
-        metadata=_metadata(source),
-    )
-    return Exported(file, notes)
+    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        # The final name is taken only once the speed is known to do.
+        file = exporters.export(
+            source.model,
+            source.example(),
+            Path(folder) / output.name,
+            batch=batch,
+            target=target,
+            opset=opset,
+            metadata=_metadata(source),
+        )
+        if (measure or require_speedup is not None) and batch in (1, "dynamic"):
+            notes = (*notes, *_compare_speed(source, file.path, require_speedup))
+        file.path.replace(output)
+    return Exported(replace(file, path=output), notes)
+
+
+def _compare_speed(source: Source, file: Path, least: float | None) -> tuple[str, ...]:
+    """What the file gains over the dense network of the same architecture; nothing for a dense network.
+
+    Raises:
+        BudgetError: It gains less than `least`.
+    """
+    dense = dense_counterpart(source)
+    if dense is None:
+        return ()
+    speedup = measure_speedup(dense, file, source.example())
+    if least is not None:
+        example = source.example()
+        cost, dense_macs = count_macs(source.model, example), count_macs(dense, example).macs
+        require(speedup, least, cost, dense_macs=dense_macs, step=alignment_step("auto"))
+    return (speedup.summary(),)
 
 
 def _at_density(source: Source, density: float | None) -> tuple[Source, tuple[str, ...]]:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 import models
 from compressor import checkpoint
 from compressor.errors import CompressorError
+from compressor.methods.fbs import layers
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "dense_counterpart", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,15 @@ def open_source(name: str, *, untrained: bool = False) -> Source:
         )
     saved = checkpoint.load(path)
     return Source(name, checkpoint.rebuild(saved), saved.preprocessing.size, saved)
+
+
+def dense_counterpart(source: Source) -> nn.Module | None:
+    """Returns the dense network of the same architecture, with random weights; None where `source` is dense itself."""
+    if source.saved is None:
+        return open_source(source.name, untrained=True).model if layers(source.model) else None
+    if source.saved.plan is None and source.saved.method is None:
+        return None
+    return models.build(source.saved.architecture, **source.saved.architecture_kwargs).eval()
 
 
 @torch.no_grad()

@@ -85,12 +85,12 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels)
   saliency_bias_ = std::copy_n(spec.saliency_bias.data, outputs_, rows) - outputs_;
   shift_ = std::copy_n(spec.shift.data, outputs_, rows + padded) - outputs_;
   post_shift_ = nullptr;
-  if (spec.post_shift.data != nullptr) {
-    post_shift_ = std::copy_n(spec.post_shift.data, outputs_, rows + 2 * padded) - outputs_;
+  if (spec.post_shift) {
+    post_shift_ = std::copy_n(spec.post_shift->data, outputs_, rows + 2 * padded) - outputs_;
   }
 
   spec_.weight.data = spec_.shift.data = spec_.saliency_weight.data = spec_.saliency_bias.data = nullptr;
-  spec_.post_shift.data = nullptr;
+  if (spec_.post_shift) spec_.post_shift->data = nullptr;
 }
 
 std::shared_ptr<const Geometry> FbsConv::geometry(int64_t height, int64_t width) const {

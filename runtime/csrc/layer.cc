@@ -95,7 +95,7 @@ std::string check_layer(const LayerSpec& spec) {
   if (failed(check_shape("B", spec.shift, {outputs}, spec)) ||
       failed(check_shape("A", spec.saliency_weight, {spec.inputs(), outputs}, spec)) ||
       failed(check_shape("R", spec.saliency_bias, {outputs}, spec)) ||
-      (spec.post_shift.data != nullptr && failed(check_shape("D", spec.post_shift, {outputs}, spec)))) {
+      (spec.post_shift && failed(check_shape("D", *spec.post_shift, {outputs}, spec)))) {
     return error;
   }
   if (!small_product({spec.inputs(), outputs + kMaxLanes}))

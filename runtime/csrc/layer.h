@@ -4,6 +4,7 @@
 #define COMPRESS_LAYER_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace compress {
 
 template <typename T>
 struct Tensor {
-  const T* data = nullptr;  // null: the input is absent
+  const T* data = nullptr;
   std::vector<int64_t> dims;
 };
 
@@ -28,11 +29,11 @@ struct LayerSpec {
   float upper = 0.0f;
   float saliency_slope = 0.0f;
   int64_t normalize = 0;
-  Tensor<float> weight;           // W [K, C, kh, kw]
-  Tensor<float> shift;            // B [K]
-  Tensor<float> saliency_weight;  // A [C, K]
-  Tensor<float> saliency_bias;    // R [K]
-  Tensor<float> post_shift;       // D [K] or absent
+  Tensor<float> weight;                     // W [K, C, kh, kw]
+  Tensor<float> shift;                      // B [K]
+  Tensor<float> saliency_weight;            // A [C, K]
+  Tensor<float> saliency_bias;              // R [K]
+  std::optional<Tensor<float>> post_shift;  // D [K] or absent
 
   int64_t outputs() const { return weight.dims[0]; }
   int64_t inputs() const { return weight.dims[1]; }

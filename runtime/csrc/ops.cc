@@ -2,11 +2,13 @@
 // symbol a session looks for, RegisterCustomOps. No exception leaves this file: whatever goes wrong ends in
 // an OrtStatus.
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <exception>
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -118,20 +120,21 @@ T* output(const Api& api, OrtKernelContext* context, size_t index, const std::ve
 constexpr char kNotConstant[] =
     " is not a constant; store it as an initializer that no graph input overrides";
 
-// An absent tensor where the input is missing or not a constant.
-Tensor<float> constant_if_any(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
+// Nothing where the input is missing or not a constant.
+std::optional<Tensor<float>> constant_if_any(const Api& api, const OrtKernelInfo* info, size_t index,
+                                             const char* name) {
   int is_constant = 0;
   const OrtValue* value = nullptr;
   OrtStatus* status = api.constant_input(info, index, &is_constant, &value);
   if (status != nullptr) api.release_status(status);
-  if (status != nullptr || is_constant == 0 || value == nullptr) return {};
+  if (status != nullptr || is_constant == 0 || value == nullptr) return std::nullopt;
   return read_tensor<float>(api, name, value);
 }
 
 Tensor<float> constant(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
-  Tensor<float> tensor = constant_if_any(api, info, index, name);
-  if (tensor.data == nullptr) require(std::string("input ") + name + kNotConstant);
-  return tensor;
+  std::optional<Tensor<float>> tensor = constant_if_any(api, info, index, name);
+  if (!tensor) require(std::string("input ") + name + kNotConstant);
+  return *std::move(tensor);
 }
 
 // False when the node lacks the attribute (or has it with another type, which ONNX Runtime reports alike).
@@ -171,7 +174,8 @@ bool inferred_attribute(const Api& api, const OrtShapeInferContext* context, con
 
 // ---- Threads ----
 
-// The session's own pool. A status from it is kept and raised by finish(), after all items are over.
+// The session's own pool. A failure is kept, and raised by finish() after all items are over: nothing may be
+// thrown through ONNX Runtime's threads.
 class SessionThreads {
  public:
   SessionThreads(const Api& api, const OrtKernelContext* context, int threads)
@@ -183,21 +187,42 @@ class SessionThreads {
   SessionThreads& operator=(const SessionThreads&) = delete;
 
   const Parallel& parallel() const { return parallel_; }
-  void finish() { check(std::exchange(status_, nullptr)); }
+
+  void finish() {
+    if (out_of_memory_) throw std::bad_alloc();
+    check(std::exchange(status_, nullptr));
+  }
 
  private:
+  struct Items {
+    SessionThreads* threads;
+    Parallel::Body body;
+    void* data;
+  };
+
   static void run(void* self, Parallel::Body body, size_t total, void* data) {
     auto* const threads = static_cast<SessionThreads*>(self);
+    Items items = {threads, body, data};
     // As many batches as items: whoever is free takes the next.
-    OrtStatus* status = threads->api_.parallel_for(threads->context_, body, total, total, data);
+    OrtStatus* status = threads->api_.parallel_for(threads->context_, run_item, total, total, &items);
     if (status == nullptr) return;
     if (threads->status_ != nullptr) threads->api_.release_status(threads->status_);
     threads->status_ = status;
   }
 
+  static void run_item(void* data, size_t item) {
+    const auto* const items = static_cast<const Items*>(data);
+    try {
+      items->body(items->data, item);
+    } catch (const std::bad_alloc&) {  // all that items can throw
+      items->threads->out_of_memory_ = true;
+    }
+  }
+
   const Api& api_;
   const OrtKernelContext* context_;
   OrtStatus* status_ = nullptr;
+  std::atomic<bool> out_of_memory_ = false;
   Parallel parallel_;
 };
 
@@ -252,7 +277,7 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
     require(check_layer(spec));
     const Setting& setting = static_cast<const Op*>(op)->setting;
     auto created = std::make_unique<FbsConvKernel>(
-        FbsConvKernel{api, setting.threads, spec.post_shift.data != nullptr,
+        FbsConvKernel{api, setting.threads, spec.post_shift.has_value(),
                       std::make_unique<const FbsConv>(spec, setting.kernels)});
     *kernel = created.release();
   });

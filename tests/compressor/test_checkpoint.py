@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pickle
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import models
 from compressor import methods
 from compressor.checkpoint import CompressedCheckpoint, adopt, load, rebuild, save
 from compressor.data import Preprocessing
-from compressor.errors import CheckpointError
+from compressor.errors import CheckpointError, PlanError
+from compressor.graph import trace
+from compressor.plan import PruningPlan, plan_to_json
+from compressor.shrink import shrink
 
 PREPROCESSING = Preprocessing((0.3,), (0.4,), (1, 8, 8))
 
@@ -125,15 +129,25 @@ def test_all_misfits_are_listed() -> None:
     state["classifier.weight"] = torch.zeros(3, 64)
     expected = (
         r"do not fit digitsnet: missing classifier\.bias, features\.0\.conv\.weight; unexpected extra; "
-        r"classifier\.weight is \(3, 64\), expected \(10, 64\)"
+        r"classifier\.weight is \(3, 64\), expected \(10, 128\)"
     )
     with pytest.raises(CheckpointError, match=expected):
         rebuild(checkpoint(state=state))
 
 
-def test_a_plan_is_not_ignored() -> None:
-    with pytest.raises(CheckpointError, match="pruning plan"):
-        rebuild(checkpoint(plan={"groups": {}}))
+def test_a_plan_is_replayed() -> None:
+    dense = models.build("digitsnet").eval()
+    graph = trace(dense, torch.zeros(2, 1, 8, 8))
+    plan = PruningPlan({graph.groups[0].name: (0, 5, 9)}, {graph.groups[0].name: graph.groups[0].size})
+    slim = shrink(dense, graph, plan)
+    saved = checkpoint(state=slim.state_dict(), plan={"steps": [json.loads(plan_to_json(plan))]})
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(rebuild(saved)(images), slim(images))
+
+
+def test_a_plan_for_another_network_is_refused() -> None:
+    with pytest.raises(PlanError, match="no group"):
+        rebuild(checkpoint(plan={"steps": [{"format": 1, "groups": {"nolayer": {"size": 4, "keep": [1]}}}]}))
 
 
 class Evil:

@@ -23,8 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert compress(*train, "-o", folder / "dense.pt") == 0
     prune = ("prune", folder / "dense.pt", "--method", "fbs", "--density", 0.5, "--data", "digits", "--epochs", 3)
     assert compress(*prune, "--batch-size", 64, "--precision", "32", "-o", folder / "fbs.pt") == 0
-    assert compress("export", folder / "dense.pt", "-o", folder / "dense.onnx") == 0
-    assert compress("export", folder / "fbs.pt", "--method", "fbs", "--density", 0.5, "-o", folder / "fbs.onnx") == 0
+    assert compress("export", folder / "dense.pt", "-o", folder / "dense.onnx", "--no-measure") == 0
+    export = ("export", folder / "fbs.pt", "--method", "fbs", "--density", 0.5, "--no-measure")
+    assert compress(*export, "-o", folder / "fbs.onnx") == 0
     return folder
 
 
@@ -81,8 +82,68 @@ def test_a_dense_checkpoint_needs_data_to_become_fbs(folder: Path, capsys: pytes
 
 def test_an_untrained_architecture_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "untrained.onnx"
-    words = ("export", "digitsnet", "--untrained", "--method", "fbs", "--density", 0.25, "-o", output)
-    assert compress(*words) == 0
+    words = ("export", "digitsnet", "--untrained", "--method", "fbs", "--density", 0.25, "--no-measure")
+    assert compress(*words, "-o", output) == 0
     assert "untrained" in capsys.readouterr().err
     metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert metadata["compress.trained"] == "false"
+
+
+@pytest.fixture(scope="module")
+def slim(folder: Path) -> Path:
+    prune = ("prune", folder / "dense.pt", "--method", "l1", "--budget", "macs=0.5x", "--data", "digits")
+    tuning = ("--epochs", 1, "--batch-size", 64, "--precision", "32", "--align", 16)
+    assert compress(*prune, *tuning, "-o", folder / "slim.pt") == 0
+    return folder / "slim.pt"
+
+
+def test_channels_are_gone_for_good_and_the_budget_is_met(slim: Path) -> None:
+    assert compress("inspect", slim, "--json", slim.with_suffix(".json")) == 0
+    report = json.loads(slim.with_suffix(".json").read_text())
+    assert report["coverage"]["kept_macs"] == pytest.approx(0.5 * report["coverage"]["macs"], rel=0.02)
+    assert report["cost"]["macs"] == pytest.approx(report["coverage"]["kept_macs"])
+    assert all(layer["out_channels"] % 16 == 0 for layer in report["cost"]["layers"] if layer["kind"] == "conv")
+
+
+def test_a_slim_network_is_exported_as_standard_ops_and_equal(slim: Path) -> None:
+    file = slim.with_suffix(".onnx")
+    assert compress("export", slim, "-o", file, "--no-measure") == 0
+    assert {node.domain for node in onnx.load(file).graph.node} == {""}
+    assert compress("verify", slim, file, "--data", "digits", "--images", 8) == 0
+
+
+def test_a_saved_plan_is_replayed(slim: Path, folder: Path) -> None:
+    words = ("prune", folder / "dense.pt", "--method", "l1", "--plan", slim.with_suffix(".plan.json"))
+    again = folder / "again.pt"
+    assert compress(*words, "--data", "digits", "--epochs", 0, "-o", again) == 0
+    assert again.with_suffix(".plan.json").read_text() == slim.with_suffix(".plan.json").read_text()
+
+
+def test_fbs_goes_on_top_of_a_slim_network(slim: Path, folder: Path) -> None:
+    words = ("prune", slim, "--method", "fbs", "--density", 0.5, "--data", "digits", "--epochs", 1)
+    both = folder / "both.pt"
+    assert compress(*words, "--batch-size", 64, "--precision", "32", "-o", both) == 0
+    assert compress("export", both, "-o", both.with_suffix(".onnx"), "--no-measure") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (("--budget", "macs=0.001x"), "closest reachable"),
+        (("--budget", "macs=0.5x", "--require-speedup", 1000), "--require-speedup"),
+        (("--budget", "macs=0.5x", "--exclude", "nolayer.*"), "nolayer"),
+        ((), "--budget"),
+    ],
+)
+def test_what_a_slim_network_cannot_be(
+    folder: Path, tmp_path: Path, options: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("prune", folder / "dense.pt", "--method", "l1", "--data", "digits", "--epochs", 0)
+    assert compress(*words, *options, "-o", tmp_path / "no.pt") == 1
+    assert hint in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_fast_enough_is_not_written(folder: Path, tmp_path: Path) -> None:
+    assert compress("export", folder / "fbs.pt", "-o", tmp_path / "no.onnx", "--require-speedup", 1000) == 1
+    assert not list(tmp_path.iterdir())

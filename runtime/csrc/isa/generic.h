@@ -1,4 +1,4 @@
-// Portable: the vector types of GCC and Clang, which they turn into what any machine has. Defines what is correct.
+// Portable: the vector types of GCC and Clang, for any machine. Defines what is correct.
 // isa-flags:
 // isa-processor: .*
 // isa-rank: 0

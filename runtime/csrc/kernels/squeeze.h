@@ -11,8 +11,8 @@ namespace {
 using compress::PackTask;
 using compress::SqueezeStep;
 
-// Weights come from the last cache level or memory, in pieces of one channel: too short for the hardware to see where
-// they go on. So many rows ahead their lines are asked for.
+// Weights come from the last cache level or memory, in pieces of one channel: too short for the hardware to
+// see where they go on. So many rows ahead their lines are asked for.
 #ifndef PF
 #define PF 24
 #endif
@@ -36,7 +36,8 @@ void pack_rows(const PackTask& task, int first, int last) {
   for (int c = first; c < last; ++c) {
     int64_t row = static_cast<int64_t>(task.live[c]) * task.channel_stride;
     const int ahead = c + kPrefetchRows / task.taps + 1;
-    const int64_t next = static_cast<int64_t>(task.live[ahead < task.channels ? ahead : c]) * task.channel_stride - row;
+    const int64_t next =
+        static_cast<int64_t>(task.live[ahead < task.channels ? ahead : c]) * task.channel_stride - row;
     float* out = task.out + static_cast<int64_t>(c) * kLanes;
     for (int t = 0; t < task.taps; ++t, row += task.tap_stride, out += out_stride) {
       Vec packed = zero();

@@ -377,14 +377,17 @@ def test_failure_names_the_line_and_leaves_the_network() -> None:
 
 
 class AuxiliaryHead(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *, literal: bool = False) -> None:
         super().__init__()
+        self.literal = literal
         self.a, self.b, self.head, self.extra = conv(3, 8), conv(8, 6), Head(6), Head(8)
 
     def forward(self, x):
         x = self.a(x).relu()
         out = self.head(self.b(x))
-        return (out, self.extra(x)) if self.training else out
+        if not self.training:
+            return out
+        return out, self.extra(x.view(-1, 8, *x.shape[2:]) if self.literal else x)
 
 
 def test_layers_only_training_reaches_are_cut_too(check_cut: Check) -> None:
@@ -392,6 +395,7 @@ def test_layers_only_training_reaches_are_cut_too(check_cut: Check) -> None:
     assert free(graph) == {"a": 8, "b": 6}
     assert "extra.fc" in graph.group("a").layers
     assert graph.unreached == ()
+    assert free(check_cut(AuxiliaryHead(literal=True), IMAGE)) == {"b": 6}
 
 
 class ComputesWithCounts(nn.Module):

@@ -1,0 +1,219 @@
+"""The road of `compress prune` for methods that remove channels for good.
+
+    trace -> score -> select a plan within the budget -> fold constants -> shrink -> batch norm anew -> fine-tune
+
+The plan goes into the checkpoint, which rebuilds the slim network by replaying it on the dense architecture.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from compressor import checkpoint, methods
+from compressor.costs.macs import ModelCost, count_macs
+from compressor.data import Dataset, Loader
+from compressor.errors import CompressorError, MethodError
+from compressor.graph import ChannelGraph, trace
+from compressor.methods.base import Method
+from compressor.pipeline.prune import FINE_TUNING, load_for_pruning, matching_data
+from compressor.pipeline.speedup import MeasuredSpeedup, measure_speedup, require
+from compressor.pipeline.train import check_output, command_line
+from compressor.plan import PruningPlan, check_plan, plan_from_json, plan_to_json
+from compressor.select import Budget, Limits, select
+from compressor.shrink import fold_constants, reestimate_batch_norm, shrink
+from compressor.train import Progress, TrainSettings, evaluate, resume_path, train
+
+__all__ = ["SlimNetwork", "Wishes", "slim"]
+
+# Images on which a cut channel's mean is measured before it is folded into the layers that read it.
+_FOLDED_IMAGES = 256
+_BN_BATCHES = 50
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks of a plan.
+
+    Attributes:
+        budget: What to reach; None where `plan` is given.
+        limits: Layers to leave alone, least widths, whether branches may go.
+        step: Channels that widths should be multiples of; 1 takes any.
+        plan: A saved plan's file to replay instead of selecting one.
+        fold_constants: Add the mean of each cut channel to the layers that read it.
+        require_speedup: Least measured speed against dense; None only reports it.
+    """
+
+    budget: Budget | None
+    limits: Limits = field(default_factory=Limits)
+    step: int = 1
+    plan: Path | None = None
+    fold_constants: bool = False
+    require_speedup: float | None = None
+
+
+@dataclass(frozen=True)
+class SlimNetwork:
+    """A slim checkpoint, how good it is and what it costs; accuracies 0 to 1.
+
+    Attributes:
+        path: The checkpoint.
+        plan: What was kept.
+        cost: Of the slim network.
+        before: Of the network it was made from.
+        val_before: Accuracy of that network.
+        val_cut: Right after the cut, with batch norm measured anew.
+        val_top1: After fine-tuning; chose the epoch.
+        test_top1: Evaluated once, at the end.
+        speedup: Measured on this machine.
+    """
+
+    path: Path
+    plan: PruningPlan
+    cost: ModelCost
+    before: ModelCost
+    val_before: float
+    val_cut: float
+    val_top1: float
+    test_top1: float
+    speedup: MeasuredSpeedup
+
+    def summary(self) -> str:
+        """Two lines for people."""
+        return (
+            f"{self.path}: val accuracy {self.val_top1:.2%} (before {self.val_before:.2%}, right after the cut "
+            f"{self.val_cut:.2%}), test accuracy {self.test_top1:.2%}, {self.cost.macs / 1e6:.2f} M MACs "
+            f"({self.before.macs / self.cost.macs:.2f}x fewer), {self.cost.parameters} parameters "
+            f"({self.before.parameters / self.cost.parameters:.2f}x fewer)\n{self.speedup.summary()}"
+        )
+
+
+def slim(
+    source: Path,
+    *,
+    method: str,
+    data: str | None,
+    wishes: Wishes,
+    output: Path,
+    epochs: int,
+    resume: bool = False,
+    seed: int = 0,
+    settings: TrainSettings | None = None,
+    method_settings: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> SlimNetwork:
+    """Removes channels from a trained network, fine-tunes it and writes its checkpoint.
+
+    Args:
+        source: A checkpoint's path, dense or already slim.
+        method: A method that scores channels, such as `l1`.
+        data: What `compressor.data.load` takes.
+        wishes: Budget, limits, widths.
+        output: The checkpoint to write; the plan lies beside it as `.plan.json`.
+        epochs: Of fine-tuning; 0 leaves the network as it is after the cut.
+        resume: Go on with an unfinished fine-tuning.
+        seed: Order of images, augmentation, dropout.
+        settings: Batch size, peak learning rate and so on of the fine-tuning.
+        method_settings: Fields of the method.
+        progress: Where to say how it goes.
+
+    Raises:
+        CompressorError: Something is missing or does not fit; the budget or the asked speed cannot be met. Nothing
+            is written then.
+    """
+    progress = progress or Progress()
+    scorer = _scorer(method, method_settings or {})
+    if data is None:
+        raise CompressorError("pruning measures and trains the network, so it needs data: add --data, such as digits")
+    check_output(output)
+    saved = load_for_pruning(source)
+    dataset = matching_data(data, saved, seed)
+    model = checkpoint.rebuild(saved)
+    images = _images(dataset, _FOLDED_IMAGES)
+    graph = trace(model, images[:2])
+    plan = _plan(scorer, model, graph, images, wishes)
+    val_before = evaluate(model, dataset, "val").top1
+    before = count_macs(model, images[:2])
+    cut = shrink(fold_constants(model, graph, plan, images) if wishes.fold_constants else model, graph, plan)
+    loader = Loader(FINE_TUNING.batch_size, shuffle=True, seed=seed)
+    cut = reestimate_batch_norm(cut, dataset.batches("train", loader), num_batches=_BN_BATCHES)
+    cost = count_macs(cut, images[:2])
+    val_cut = evaluate(cut, dataset, "val").top1
+    progress.line(
+        f"cut: {before.macs / 1e6:.2f} -> {cost.macs / 1e6:.2f} M MACs, val accuracy {val_before:.2%} -> {val_cut:.2%}"
+    )
+    speedup = measure_speedup(model, cut, images[:2])
+    progress.line(speedup.summary())
+    if wishes.require_speedup is not None:
+        require(speedup, wishes.require_speedup, cost, dense_macs=before.macs, step=wishes.step)
+
+    tuning = replace(settings or FINE_TUNING, epochs=max(epochs, 1), seed=seed)
+    record: dict[str, Any] = {"command": command_line(), "data": dataset.name, "seed": seed}
+    val_top1 = val_cut
+    if epochs:
+        trained = train(cut, dataset, settings=tuning, checkpoint_path=output, resume=resume, progress=progress)
+        val_top1 = trained.val_top1
+        record["train"] = trained.to_json()
+    test = evaluate(cut, dataset, "test").top1
+    result = SlimNetwork(output, plan, cost, before, val_before, val_cut, val_top1, test, speedup)
+    _write(result, cut, saved, scorer, record | {"method": method})
+    resume_path(output).unlink(missing_ok=True)
+    return result
+
+
+def _scorer(name: str, settings: dict[str, Any]) -> Method:
+    kind = methods.get(name)
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise MethodError(f"{name}: {error}; its settings are: {', '.join(kind().settings())}") from error
+
+
+def _plan(scorer: Method, model: nn.Module, graph: ChannelGraph, images: Tensor, wishes: Wishes) -> PruningPlan:
+    """A saved plan that fits, or a new one within the budget."""
+    if wishes.plan is not None:
+        plan = plan_from_json(wishes.plan.read_text(encoding="utf-8"))
+        check_plan(plan, graph, removable=[name for branch in graph.branches for name in branch.groups])
+        return plan
+    if wishes.budget is None:
+        raise CompressorError("a budget is missing: add --budget, for example --budget macs=0.5x")
+    scorer.attach(model, images[:2])
+    scores = scorer.scores(model).values
+    try:
+        return select(graph, scores, budget=wishes.budget, limits=wishes.limits, step=wishes.step)
+    except ValueError as error:
+        raise CompressorError(str(error)) from error
+
+
+def _images(dataset: Dataset, count: int) -> Tensor:
+    """Training images without augmentation, for statistics of the network."""
+    images, _ = next(iter(dataset.batches("train", Loader(count))))
+    return images
+
+
+def _write(
+    result: SlimNetwork,
+    model: nn.Module,
+    source: checkpoint.CompressedCheckpoint,
+    scorer: Method,
+    about: dict[str, Any],
+) -> None:
+    steps = [] if source.plan is None else list(source.plan["steps"])
+    plan = json.loads(plan_to_json(result.plan))
+    record = {
+        **about,
+        "settings": scorer.settings(),
+        "before": {"val_top1": result.val_before, "macs": result.before.macs, "record": source.record},
+        "val_after_cut": result.val_cut,
+        "val_top1": result.val_top1,
+        "test_top1": result.test_top1,
+        "macs": result.cost.macs,
+        "parameters": result.cost.parameters,
+        "speedup": result.speedup.ratio,
+    }
+    slim_checkpoint = replace(source, state=model.state_dict(), plan={"steps": [*steps, plan]}, record=record)
+    checkpoint.save(slim_checkpoint, result.path)
+    plan_file = result.path.with_suffix(".plan.json")
+    plan_file.write_text(json.dumps(plan) + "\n", encoding="utf-8")

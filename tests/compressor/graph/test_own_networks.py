@@ -1,0 +1,16 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import models
+from compressor.graph import ChannelGraph
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_silenced_equals_shrunk(name: str, check_cut: Callable[..., ChannelGraph]) -> None:
+    torch.manual_seed(0)
+    graph = check_cut(models.build(name), torch.randn(2, *models.input_size(name)), seeds=1, gradients=False)
+    reasons = {group.frozen for group in graph.groups if group.frozen is not None}
+    assert all(r.startswith(("network ", "channels padded by a number")) for r in reasons)
+    assert sum(g.size for g in graph.groups if g.frozen is None) > 0

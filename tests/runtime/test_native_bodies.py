@@ -1,0 +1,43 @@
+"""Native kernels against the function bodies that every exported file carries, as stock ONNX Runtime runs them."""
+
+import native_reference as reference
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from native_reference import FLOAT_MAX, make_input, make_layer
+
+from exporters.functions import attach_functions
+
+TOLERANCE = 2e-5  # as test_native_ops; both sides are float32
+
+CASES = {
+    "plain": {},
+    "strided": {"strides": (2, 2)},
+    "pointwise": {"kernel": (1, 1)},
+    "every output wins": {"winners": 40},
+    "shifted outside": {"post_shift": True, "lower": -FLOAT_MAX},
+    "normalized": {"normalize": 1},
+    "leaky": {"saliency_slope": 0.1, "lower": -FLOAT_MAX},
+}
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("case", CASES)
+def test_native_equals_function_body(case, batch):
+    rng = np.random.default_rng(batch)
+    layer = make_layer(rng, channels=24, outputs=40, **{"winners": 20} | CASES[case])
+    x, index = make_input(rng, live=12, channels=24, batch=batch, size=(9, 8))
+    bare = reference.fbs_model(layer)
+    complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
+    feeds = {"X": x, "I": index}
+
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
+    expected_y, expected_j = stock.run(None, feeds)
+    for isa in reference.isa_names():
+        session = reference.open_session(complete, isa)
+        y, j = session.run(None, feeds)
+        np.testing.assert_array_equal(j, expected_j)
+        np.testing.assert_allclose(y, expected_y, rtol=0, atol=TOLERANCE * np.abs(expected_y).max())
+        # Where both are there the kernel wins: the same bits as without the body.
+        np.testing.assert_array_equal(y, reference.open_session(bare, isa).run(None, feeds)[0])

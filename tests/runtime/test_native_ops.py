@@ -1,0 +1,178 @@
+"""FBSConv and Unpack on every instruction set, against plain numpy."""
+
+import native_reference as reference
+import numpy as np
+import pytest
+from native_reference import FLOAT_MAX, make_input, make_layer
+
+# float32 sums in another order, against float64: measured below 2e-6 of the largest output.
+TOLERANCE = 2e-5
+
+ISAS = reference.isa_names()
+
+
+def run(layer, x, index, isa, threads=1):
+    session = reference.open_session(reference.fbs_model(layer), isa, threads)
+    return session.run(None, {"X": x, "I": index})
+
+
+def assert_right(layer, x, index, threads=1):
+    """Every instruction set gives the reference's numbers and, to the bit, the same winners."""
+    y, j = reference.fbs_conv(layer, x, index)
+    for isa in ISAS:
+        got_y, got_j = run(layer, x, index, isa, threads)
+        np.testing.assert_array_equal(got_j, j, err_msg=isa)
+        assert got_y.shape == y.shape, isa
+        scale = max(1.0, float(np.abs(y).max(initial=0)))
+        np.testing.assert_allclose(got_y, y, rtol=0, atol=TOLERANCE * scale, err_msg=isa)
+
+
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("outputs", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_ragged_channels(channels, outputs, kernel):
+    rng = np.random.default_rng(channels * 100 + outputs)
+    for winners in {1, (outputs + 1) // 2, outputs}:
+        layer = make_layer(rng, channels=channels, outputs=outputs, kernel=kernel, winners=winners)
+        for live in {channels, (channels + 1) // 2}:
+            x, index = make_input(rng, live=live, channels=channels, size=(5, 7))
+            assert_right(layer, x, index)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 3), (4, 1), (7, 7), (8, 8), (17, 19)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (7, 7), (1, 3)])
+def test_plane_sizes(size, kernel):
+    rng = np.random.default_rng(size[0] * 20 + size[1])
+    for strides in [(1, 1), (2, 2)]:
+        layer = make_layer(rng, channels=6, outputs=20, kernel=kernel, winners=9, strides=strides)
+        x, index = make_input(rng, live=4, channels=6, size=size)
+        assert_right(layer, x, index)
+
+
+CASES = {
+    "no padding": {"pads": (0, 0, 0, 0)},
+    "padding at one corner": {"pads": (0, 0, 1, 2), "strides": (2, 2)},
+    "padding beyond the kernel": {"pads": (4, 0, 5, 3)},
+    "stride 2 down only": {"strides": (2, 1)},
+    "stride 3": {"strides": (3, 3)},
+    "stride beyond the kernel": {"strides": (4, 5)},
+    "dilated": {"dilations": (2, 2), "pads": (2, 2, 2, 2)},
+    "dilated across only": {"dilations": (1, 3), "pads": (1, 3, 1, 3)},
+    "dilated and strided": {"dilations": (3, 2), "strides": (2, 2), "pads": (2, 0, 1, 3)},
+    "no activation": {"lower": -FLOAT_MAX},
+    "relu6": {"upper": 6.0},
+    "outputs all equal": {"lower": 2.5, "upper": 2.5},
+    "identity on the saliency": {"saliency_slope": 1.0, "lower": -FLOAT_MAX},
+    "leaky saliency": {"saliency_slope": 0.1, "lower": -FLOAT_MAX},
+    "normalized": {"normalize": 1},
+    "shift outside the product": {"post_shift": True, "lower": -FLOAT_MAX},
+    "everything": {"post_shift": True, "normalize": 1, "saliency_slope": 0.1, "strides": (2, 1), "upper": 1.0},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("winners", [1, 10, 21])
+def test_attributes(case, winners):
+    rng = np.random.default_rng(5)
+    layer = make_layer(rng, channels=11, outputs=21, winners=winners, **CASES[case])
+    for live in (5, 11):
+        x, index = make_input(rng, live=live, channels=11, size=(9, 10))
+        assert_right(layer, x, index)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("rows", [1, None])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches(batch, rows, threads):
+    rng = np.random.default_rng(batch)
+    layer = make_layer(rng, channels=12, outputs=18, winners=7)
+    x, index = make_input(rng, live=6, channels=12, batch=batch, rows=rows)
+    assert_right(layer, x, index, threads)
+
+
+def test_empty_batch():
+    layer = make_layer(np.random.default_rng(0), channels=4, outputs=6, winners=3)
+    y, j = run(layer, np.zeros((0, 5, 5, 4), np.float32), np.arange(4)[None], "")
+    assert y.shape == (0, 5, 5, 3)
+    assert j.shape == (0, 3)
+
+
+def test_samples_do_not_depend_on_their_batch():
+    rng = np.random.default_rng(3)
+    layer = make_layer(rng, channels=16, outputs=32, winners=16)
+    x, index = make_input(rng, live=8, channels=16, batch=4)
+    together, _ = run(layer, x, index, "")
+    for n in range(4):
+        alone, _ = run(layer, x[n : n + 1], index[n : n + 1], "")
+        np.testing.assert_array_equal(alone[0], together[n])
+
+
+@pytest.mark.parametrize("winners", [1, 3, 17, 32, 33])
+def test_ties_go_to_the_lower_index(winners):
+    rng = np.random.default_rng(winners)
+    layer = make_layer(rng, channels=8, outputs=33, winners=winners)
+    layer.constants["A"][:] = np.repeat(layer.constants["A"][:, :11], 3, axis=1)  # groups of three equal channels
+    layer.constants["R"][:] = np.repeat(layer.constants["R"][:11], 3)
+    x, index = make_input(rng, live=5, channels=8)
+    assert_right(layer, x, index)
+
+
+@pytest.mark.parametrize("normalize", [0, 1])
+def test_all_zero_input(normalize):
+    rng = np.random.default_rng(1)
+    layer = make_layer(rng, channels=8, outputs=20, winners=6, normalize=normalize)
+    x, index = make_input(rng, live=4, channels=8)
+    assert_right(layer, np.zeros_like(x), index)
+    layer.constants["R"][:] = -1  # every saliency is cut to 0: all tie, the sum is 0, nothing comes out
+    y, j = run(layer, np.zeros_like(x), index, "")
+    assert_right(layer, np.zeros_like(x), index)
+    np.testing.assert_array_equal(j, np.arange(6)[None])
+    assert not y.any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["input", "saliency", "all"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_values_that_are_no_numbers_do_no_harm(value, where, isa):
+    rng = np.random.default_rng(2)
+    layer = make_layer(rng, channels=9, outputs=20, winners=7, saliency_slope=1.0)
+    x, index = make_input(rng, live=6, channels=9)
+    if where == "input":
+        x[0, 2, 1, 3] = value
+    elif where == "saliency":
+        layer.constants["R"][4] = value
+    else:
+        x[:] = value
+        for constant in layer.constants.values():
+            constant[:] = value
+    y, j = run(layer, x, index, isa)
+    assert y.shape == (1, 6, 5, 7)
+    assert (np.diff(j[0]) > 0).all()
+    assert j.min() >= 0
+    assert j.max() < 20
+    if where == "saliency":  # infinity wins; not-a-number and minus infinity come last
+        assert (4 in j[0]) == (value == np.inf)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 100])
+def test_unpack(isa, channels):
+    rng = np.random.default_rng(channels)
+    session = reference.open_session(reference.unpack_model(channels), isa)
+    for live in {0, 1, channels // 2, channels}:
+        for batch, rows in [(1, 1), (3, 3), (3, 1)]:
+            x, index = make_input(rng, live=live, channels=channels, batch=batch, rows=rows, size=(3, 4))
+            (y,) = session.run(None, {"X": x, "I": index})
+            np.testing.assert_array_equal(y, reference.unpack(x, index, channels))
+
+
+def test_shapes_may_change_between_runs():
+    rng = np.random.default_rng(9)
+    layer = make_layer(rng, channels=8, outputs=12, winners=5)
+    session = reference.open_session(reference.fbs_model(layer))
+    for size, live, batch in [((6, 5), 4, 1), ((1, 1), 8, 2), ((12, 3), 1, 3), ((6, 5), 4, 1)]:
+        x, index = make_input(rng, live=live, channels=8, batch=batch, size=size)
+        y, j = session.run(None, {"X": x, "I": index})
+        expected_y, expected_j = reference.fbs_conv(layer, x, index)
+        np.testing.assert_array_equal(j, expected_j)
+        np.testing.assert_allclose(y, expected_y, atol=TOLERANCE * np.abs(expected_y).max())
