@@ -33,10 +33,16 @@ __all__ = ["CompressedCheckpoint", "adopt", "load", "rebuild", "save"]
 
 _FORMAT = "compressor"
 _VERSION = 1
-_ADVICE = (
-    "give a checkpoint of this project, or a state dict together with --arch "
-    "(and --unsafe-pickle for a pickled network that you trust)"
-)
+_ADVICE = "give a checkpoint that 'compress train' or 'compress prune' wrote (compressor.checkpoint.adopt makes one)"
+# What an entry has to be; the others are looked at where they are used.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "architecture": str,
+    "architecture_kwargs": dict,
+    "preprocessing": dict,
+    "classes": (list, tuple),
+    "state": dict,
+    "record": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,18 @@ def load(path: Path) -> CompressedCheckpoint:
     names = [entry.name for entry in fields(CompressedCheckpoint)]
     if missing := [name for name in names if name not in values]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it was not written by this release")
+    if wrong := [name for name, kind in _TYPES.items() if not isinstance(values[name], kind)]:
+        raise CheckpointError(f"{path} is damaged: {', '.join(wrong)} not of the right type; make it again")
+    # torch does not compare the checksums that it wrote, and would take changed bytes for weights.
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit; make it again")
     _check_finite(values["state"], str(path))
     arguments = {name: values[name] for name in names}
-    arguments["preprocessing"] = Preprocessing.from_json(values["preprocessing"])
+    try:
+        arguments["preprocessing"] = Preprocessing.from_json(values["preprocessing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: its preprocessing lacks mean, std or size; make it again") from error
     arguments["classes"] = tuple(values["classes"])
     return CompressedCheckpoint(**arguments)
 

@@ -20,6 +20,8 @@ from exporters.metadata import package_version, write_metadata
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from exporters.verify import VerifyReport
+
 __all__ = ["ExportedModel", "export"]
 
 _SIZE_LIMIT = 2**31 - 1  # protobuf
@@ -109,14 +111,11 @@ def export(
             stream.write(written.SerializeToString(deterministic=True))
         report = verify(model, partial, batches=(1, 3), tolerance=tolerance)
         if not report.passed:
-            worst = max(report.comparisons, key=lambda comparison: comparison.relative_error)
-            raise ExportError(
-                f"{path} was not written: on {worst.path} with inputs '{worst.inputs}' the file differs from "
-                f"torch by {worst.relative_error:.2e} of the largest output ({worst.compared} of "
-                f"{worst.batch} samples compared); allowed is {tolerance:.0e}"
-            )
+            raise ExportError(f"{path} was not written: {_why(report)}")
         partial.chmod(0o666 & ~_umask())
         partial.replace(path)
+    except ExportError as error:
+        raise ExportError(str(error).replace(str(partial), str(path))) from error
     finally:
         partial.unlink(missing_ok=True)
     return ExportedModel(
@@ -127,6 +126,17 @@ def export(
         max_difference=report.relative_error,
         near_ties=report.near_ties,
         file_bytes=path.stat().st_size,
+    )
+
+
+def _why(report: "VerifyReport") -> str:
+    """What keeps a report from passing."""
+    worst = max(report.comparisons, key=lambda comparison: comparison.relative_error)
+    if worst.relative_error <= report.tolerance:
+        return "torch's own outputs are not finite, or tied throughout, on every input tried; train the network first"
+    return (
+        f"on {worst.path} with inputs '{worst.inputs}' the file differs from torch by {worst.relative_error:.2e} of "
+        f"the largest output ({worst.compared} of {worst.batch} samples compared); allowed is {report.tolerance:.0e}"
     )
 
 

@@ -48,7 +48,7 @@ def build(spec: str, **kwargs: Any) -> nn.Module:
         model = factory(**{**extras, **kwargs})
     except TypeError as error:
         raise ModelError(f"cannot build '{spec}' with {_call(kwargs)}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if kind != "file":
             raise ModelError(f"cannot build '{spec}' with {_call(kwargs)}: {error}") from error
         raise ModelError(f"the factory of '{spec}' failed: {type(error).__name__}: {error}") from error
@@ -132,7 +132,7 @@ def _file_factory(path: Path, name: str) -> Factory:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{path} failed while it was imported: {type(error).__name__}: {error}") from error
     factory = getattr(module, name, None)
     if not callable(factory):

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from compressor.cli.output import check_folder
+from compressor.siblings import check_siblings
+
 if TYPE_CHECKING:
     from runtime.bench import BenchmarkStep, Candidate
     from runtime.results import BenchmarkResult
@@ -70,9 +73,9 @@ def bench(
     thread_counts = _parse_threads(threads)
     if stock and isa is not None:
         raise typer.BadParameter("--stock and --isa contradict each other; give one of them")
-    if json_file is not None and not json_file.parent.is_dir():
-        raise typer.BadParameter(f"--json {json_file}: the folder {json_file.parent} does not exist")
+    check_folder(json_file)
 
+    check_siblings("runtime")
     # Only now: `compress --help` must not wait for ONNX Runtime.
     from runtime.bench import benchmark
     from runtime.machine import describe_machine

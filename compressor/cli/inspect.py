@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 
 from compressor.cli.options import MODEL_HELP
-from compressor.cli.output import show, write_json
+from compressor.cli.output import check_folder, show, write_json
+from compressor.siblings import check_siblings
 
 if TYPE_CHECKING:
     from compressor.costs.coverage import Coverage
@@ -24,12 +25,14 @@ def inspect(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
 ) -> None:
     """Show MACs, parameters and channels of every layer."""
+    check_folder(json_file)
     report = _onnx(model) if model.endswith(".onnx") else _network(model, untrained)
     if json_file is not None:
         write_json(json_file, report)
 
 
 def _onnx(path: str) -> dict[str, object]:
+    check_siblings("exporters")
     # Needs onnx but not torch; imported here so that the other commands start faster.
     from exporters.inspect import inspect_onnx
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from compressor.siblings import SIBLINGS, check_siblings
+
 __all__ = ["Kind", "list_names"]
 
 
@@ -21,6 +23,7 @@ class Kind(StrEnum):
 
 def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List the names that the other commands take, one a line."""
+    check_siblings(*SIBLINGS)
     for line in _LISTS[kind]():
         typer.echo(line)
 

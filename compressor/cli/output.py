@@ -5,10 +5,11 @@ import os
 import sys
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["show", "write_json"]
+__all__ = ["check_folder", "show", "write_json"]
 
 _PIPE_WIDTH = 200  # characters; where there is no terminal, nothing is cut off
 
@@ -17,6 +18,12 @@ def show(table: Table) -> None:
     """Prints a table, as wide as it needs where the output is not a terminal."""
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     Console(width=width).print(table)
+
+
+def check_folder(json_file: Path | None) -> None:
+    """Ends with wrong usage, before any work is done, where `--json` names a file in no folder."""
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"--json {json_file}: the folder {json_file.parent} does not exist")
 
 
 def write_json(path: Path, values: object) -> None:

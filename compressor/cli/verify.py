@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from compressor.cli.options import DATA_HELP, MODEL_HELP
-from compressor.cli.output import show, write_json
+from compressor.cli.output import check_folder, show, write_json
 
 if TYPE_CHECKING:
     from exporters.comparison import Comparison
@@ -23,13 +23,15 @@ def verify(
         typer.Option(help=f"Compare on its validation images; on random inputs if absent. {DATA_HELP}"),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many images of --data.")] = 64,
+    untrained: Annotated[bool, typer.Option("--untrained", help="MODEL is an architecture.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
 ) -> None:
     """Compare torch, stock ONNX Runtime and every instruction set; exit 1 over tolerance."""
+    check_folder(json_file)
     # Heavy (torch); commands that need none must start without it.
     from compressor.pipeline.verify import verify_network
 
-    report = verify_network(model, onnx_file, data=data, num_images=images)
+    report = verify_network(model, onnx_file, data=data, num_images=images, untrained=untrained)
     table = Table(title=f"{onnx_file} against {model}")
     for column in ("path", "batch", "samples", "max error", "relative", "top-1 agrees", "near ties"):
         table.add_column(column, justify="left" if column == "path" else "right")

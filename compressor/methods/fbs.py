@@ -125,23 +125,26 @@ class FBS(Method):
         """Each FBS layer with its batch norm folded in, by module name, at its present density."""
         return {name: layer.fold() for name, layer in layers(model).items()}
 
-    def schedule(self, epochs: int | None = None) -> list[float]:
+    def schedule(self, epochs: int | None = None, *, start: float | None = None) -> list[float]:
         """The density of each epoch: 1.0 down to `density` in steps, most epochs at the end.
 
         Args:
-            epochs: total; None takes `step_epochs` and `final_epochs`. With fewer epochs than steps some are
-                skipped.
+            epochs: total; None takes `step_epochs` and `final_epochs`. With fewer epochs than steps some are skipped.
+            start: density that the network was trained at already; the steps go on below it.
 
         >>> FBS(density=0.7).schedule(6)
         [1.0, 0.9, 0.8, 0.7, 0.7, 0.7]
         >>> FBS(density=0.5).schedule(2)
         [0.8, 0.5]
+        >>> FBS(density=0.5).schedule(3, start=0.7)
+        [0.6, 0.5, 0.5]
         """
         self._check()
         stages = [1.0]
         while stages[-1] - self.density_step > self.density + 1e-9:
             stages.append(round(stages[-1] - self.density_step, 6))
-        stages = [density for density in stages if density > self.density]
+        below = 2.0 if start is None else start - 1e-9
+        stages = [density for density in stages if self.density < density < below]
         way = [density for density in stages for _ in range(self.step_epochs)]
         if epochs is None:
             return way + [self.density] * max(1, self.final_epochs)

@@ -118,7 +118,8 @@ def train_stage(
     steps = num_batches(len(run.dataset.train), loader)
     following = DensityPerEpoch(run.fbs, densities, steps_per_epoch=steps, first_epoch=done)
     low, high = min(densities), max(densities)
-    run.progress.line(f"density {high:g}" + (f" down to {low:g}" if low < high else "") + f", {len(densities)} epochs")
+    epochs = f"{len(densities)} epoch{'' if len(densities) == 1 else 's'}"
+    run.progress.line(f"density {high:g}" + (f" down to {low:g}" if low < high else "") + f", {epochs}")
     handle = following.watch(model)
     try:
         return train(

@@ -77,7 +77,7 @@ def export_network(
         CompressorError: The arguments do not go together, or the checkpoint is not usable.
         ExportError: The network cannot be exported, or the file's numbers differ from torch's.
     """
-    check_output(output)
+    check_output(output, source=None if untrained else name)
     if density is not None and not 0.0 < density <= 1.0:
         raise MethodError(f"density {density} is not in (0, 1]; 0.5 computes half of each layer's channels")
     if method is not None and method not in methods.names():

@@ -6,7 +6,7 @@ split among those at the final density; the test split is looked at once, at the
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from compressor.data import Dataset, Loader, load
 from compressor.errors import CheckpointError, CompressorError, DataError, MethodError
 from compressor.methods.fbs import FBS, at_density, set_density
 from compressor.pipeline.density import DensityRun, lowering_path, train_stage
+from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.pruned import CurvePoint, PrunedNetwork, make_curve, write_pruned
 from compressor.pipeline.train import check_output
 from compressor.train import Progress, TrainSettings, evaluate, resume_path
@@ -47,7 +48,7 @@ def prune(
     """Prunes a trained network and writes its checkpoint.
 
     Args:
-        source: a dense checkpoint's path.
+        source: a checkpoint's path: dense, slim, or of an earlier FBS run, which then goes on from its density.
         method: `fbs`.
         data: what `compressor.data.load` takes; the validation split is the one the dense network never saw.
         density: fraction of each layer's channels that is computed, in (0, 1].
@@ -66,19 +67,17 @@ def prune(
     fbs = _method(method, density, seed, method_settings or {})
     if data is None:
         raise CompressorError("pruning trains the network, so it needs data: add --data, for example --data digits")
-    densities = _schedule(fbs, epochs)
     progress = progress or Progress()
-    check_output(output)
-    dense = load_for_pruning(Path(source))
-    dataset = matching_data(data, dense, seed)
-    dense_model = checkpoint.rebuild(dense)
+    check_output(output, source=source)
+    saved = load_for_pruning(Path(source), beside="fbs")
+    dataset = matching_data(data, saved, seed)
     images = _images(dataset)
-    model = fbs.attach(dense_model, images)
+    start = _continued(saved, fbs) if saved.method == "fbs" else _attached(saved, fbs, dataset, images)
+    densities = _schedule(fbs, epochs, start)
+    model, fbs = start.model, start.fbs
     run = DensityRun(fbs, dataset, output, resume, replace(settings or FINE_TUNING, seed=seed), progress)
 
-    dense_val = evaluate(dense_model, dataset, "val").top1
-    dense_macs = count_macs(dense_model, images).macs
-    progress.line(f"dense: val accuracy {dense_val:.2%}, {dense_macs / 1e6:.2f} M MACs")
+    progress.line(f"dense: val accuracy {start.dense_val_top1:.2%}, {start.dense_macs / 1e6:.2f} M MACs")
     way = [value for value in densities if value > fbs.density]
     final = densities[len(way) :]
     lowering = train_stage(run, model, way, lowering_path(output), warmup=1.0) if way else None
@@ -88,7 +87,7 @@ def prune(
     costs |= _costs(model, images, final)
 
     epochs_done = [*(lowering.epochs if lowering is not None else ()), *finishing.epochs]
-    curve = make_curve(epochs_done, densities, costs, dense_macs)
+    curve = make_curve(epochs_done, densities, costs, start.dense_macs)
     set_density(model, fbs.density)
     test = evaluate(model, dataset, "test").top1
     result = PrunedNetwork(
@@ -99,12 +98,13 @@ def prune(
         val_top1=finishing.val_top1,
         test_top1=test,
         cost=costs[fbs.density],
-        dense_val_top1=dense_val,
-        dense_test_top1=dense.record.get("test_top1"),
-        dense_macs=dense_macs,
-        not_pruned=fbs.ineligible(dense_model, images),
+        dense_val_top1=start.dense_val_top1,
+        dense_test_top1=start.dense_test_top1,
+        dense_macs=start.dense_macs,
+        not_pruned=start.not_pruned,
     )
-    write_pruned(result, model, dense, fbs, {"data": dataset.name, "seed": seed, "train": finishing.to_json()})
+    about = {"data": dataset.name, "seed": seed, "train": finishing.to_json(), **start.about}
+    write_pruned(result, model, saved, fbs, about)
     for path in (lowering_path(output), output):
         resume_path(path).unlink(missing_ok=True)
     return result
@@ -113,33 +113,74 @@ def prune(
 def _method(name: str, density: float | None, seed: int, settings: dict[str, Any]) -> FBS:
     if density is None:
         raise CompressorError(f"method {name} needs a density: add --density, for example --density 0.5")
-    kind = methods.get(name)
-    if not issubclass(kind, FBS):
+    if not issubclass(methods.get(name), FBS):
         raise MethodError(f"method {name} has no density schedule; choose fbs")
-    try:
-        return kind(**{"seed": seed, **settings, "density": density})
-    except TypeError as error:
-        raise MethodError(f"{name}: {error}; its settings are: {', '.join(kind().settings())}") from error
+    fbs = make_method(name, {"seed": seed, **settings, "density": density})
+    assert isinstance(fbs, FBS)
+    return fbs
 
 
-def _schedule(fbs: FBS, epochs: int | None) -> list[float]:
+@dataclass(frozen=True)
+class _Start:
+    """The network with FBS attached, before this run, and the dense one it came from."""
+
+    model: nn.Module
+    fbs: FBS
+    density: float | None  # that it was trained at already
+    dense_val_top1: float
+    dense_test_top1: float | None
+    dense_macs: float
+    not_pruned: dict[str, str]
+    about: dict[str, Any]  # for the record: JSON values
+
+
+def _attached(saved: checkpoint.CompressedCheckpoint, fbs: FBS, dataset: Dataset, images: Tensor) -> _Start:
+    dense = checkpoint.rebuild(saved)
+    model = fbs.attach(dense, images)
+    val = evaluate(dense, dataset, "val").top1
+    macs = count_macs(dense, images).macs
+    left = fbs.ineligible(dense, images)
+    return _Start(model, fbs, None, val, saved.record.get("test_top1"), macs, left, {"dense": saved.record})
+
+
+def _continued(saved: checkpoint.CompressedCheckpoint, fbs: FBS) -> _Start:
+    """Goes on where another FBS run ended, at its density or another one."""
+    before = saved.method_settings or {}
+    fixed = ("form", "saliency", "subsample", "normalize")
+    other = [name for name in fixed if before.get(name, getattr(fbs, name)) != getattr(fbs, name)]
+    if other:
+        raise MethodError(f"the checkpoint was made with other {', '.join(other)}; give the dense network instead")
+    dense = saved.record["before"]
+    return _Start(
+        model=checkpoint.rebuild(saved),
+        fbs=fbs,
+        density=saved.density,
+        dense_val_top1=dense["val_top1"],
+        dense_test_top1=dense["test_top1"],
+        dense_macs=dense["macs"],
+        not_pruned=saved.record["not_pruned"],
+        about={"dense": saved.record["dense"], "continues": {**saved.record, "dense": None}},
+    )
+
+
+def _schedule(fbs: FBS, epochs: int | None, start: _Start) -> list[float]:
     if epochs is not None and epochs < 1:
         raise CompressorError(f"{epochs} epochs; pruning needs at least 1")
-    return fbs.schedule(epochs)
+    return fbs.schedule(epochs, start=start.density)
 
 
-def load_for_pruning(path: Path) -> checkpoint.CompressedCheckpoint:
-    """Returns a checkpoint, dense or slim, that no method is attached to.
+def load_for_pruning(path: Path, *, beside: str | None = None) -> checkpoint.CompressedCheckpoint:
+    """Returns a checkpoint, dense or slim, that no method is attached to besides the one named.
 
     Raises:
-        CheckpointError: There is none, it is not usable, or a method is attached.
+        CheckpointError: There is none, it is not usable, or another method is attached.
     """
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}; make one with: compress train --arch A --data D -o {path.name}")
-    dense = checkpoint.load(path)
-    if dense.method is not None:
-        raise CheckpointError(f"{path} has {dense.method} attached already; give the network it was made from")
-    return dense
+    saved = checkpoint.load(path)
+    if saved.method not in (None, beside):
+        raise CheckpointError(f"{path} has {saved.method} attached already; give the network it was made from")
+    return saved
 
 
 def matching_data(spec: str, dense: checkpoint.CompressedCheckpoint, seed: int) -> Dataset:

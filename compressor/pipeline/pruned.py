@@ -144,7 +144,6 @@ def write_pruned(
             "test_top1": result.dense_test_top1,
             "macs": result.dense_macs,
         },
-        "dense": dense.record,
         "kept_epoch": result.kept_epoch,
         "val_top1": result.val_top1,
         "test_top1": result.test_top1,

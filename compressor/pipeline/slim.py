@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compressor import checkpoint, methods
+from compressor import checkpoint
 from compressor.costs.macs import ModelCost, count_macs
 from compressor.data import Dataset, Loader
-from compressor.errors import CompressorError, MethodError
+from compressor.errors import CompressorError
 from compressor.graph import ChannelGraph, trace
 from compressor.methods.base import Method
+from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.prune import FINE_TUNING, load_for_pruning, matching_data
 from compressor.pipeline.speedup import MeasuredSpeedup, measure_speedup, require
 from compressor.pipeline.train import check_output, command_line
@@ -124,10 +125,10 @@ def slim(
             is written then.
     """
     progress = progress or Progress()
-    scorer = _scorer(method, method_settings or {})
+    scorer = make_method(method, method_settings or {})
     if data is None:
         raise CompressorError("pruning measures and trains the network, so it needs data: add --data, such as digits")
-    check_output(output)
+    check_output(output, source=source)
     saved = load_for_pruning(source)
     dataset = matching_data(data, saved, seed)
     model = checkpoint.rebuild(saved)
@@ -161,14 +162,6 @@ def slim(
     _write(result, cut, saved, scorer, record | {"method": method})
     resume_path(output).unlink(missing_ok=True)
     return result
-
-
-def _scorer(name: str, settings: dict[str, Any]) -> Method:
-    kind = methods.get(name)
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise MethodError(f"{name}: {error}; its settings are: {', '.join(kind().settings())}") from error
 
 
 def _plan(scorer: Method, model: nn.Module, graph: ChannelGraph, images: Tensor, wishes: Wishes) -> PruningPlan:

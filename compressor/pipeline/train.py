@@ -1,5 +1,6 @@
 """The road of `compress train`: data and architecture in, a dense checkpoint out."""
 
+import copy
 import shlex
 import sys
 from collections.abc import Mapping
@@ -74,6 +75,7 @@ def train_dense(
         torch.manual_seed(settings.seed)
         model = models.build(architecture, **kwargs)
     before = None if start is None else _load_start(model, start)
+    _check_forward(model, architecture, dataset)
     record = train(model, dataset, settings=settings, checkpoint_path=output, resume=resume, progress=progress)
     test = evaluate(model, dataset, "test")
     checkpoint.save(
@@ -98,6 +100,24 @@ def train_dense(
     return TrainedNetwork(output, record, test.top1)
 
 
+def _check_forward(model: nn.Module, architecture: str, dataset: Dataset) -> None:
+    """Raises CompressorError where the network does not turn images into logits; leaves it as it is."""
+    images = torch.zeros(2, *dataset.preprocessing.size)
+    wanted = (2, len(dataset.classes))
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            logits = copy.deepcopy(model).train()(images)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise CompressorError(f"'{architecture}' fails on images of shape {tuple(images.shape)}: {what}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != wanted:
+        came = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise CompressorError(
+            f"'{architecture}' returns {came} for images of shape {tuple(images.shape)}; "
+            f"training needs one tensor of logits, {wanted}: return only that"
+        )
+
+
 def _load_start(model: nn.Module, start: Path) -> dict[str, object]:
     """Changes `model`: its weights are those of a checkpoint. Returns that checkpoint's record."""
     saved = checkpoint.load(start)
@@ -120,18 +140,20 @@ def architecture_kwargs(architecture: str, dataset: Dataset) -> dict[str, int]:
     kwargs = {"num_classes": len(dataset.classes)}
     if architecture in models.names():
         return {**kwargs, "in_channels": channels}
-    wanted = models.input_size(architecture)[0]
+    wanted = models.input_size(architecture, **kwargs)[0]
     if wanted != channels:
         raise DataError(f"'{architecture}' takes {wanted}-channel images; {dataset.name} has {channels} channels")
     return kwargs
 
 
-def check_output(path: Path) -> None:
-    """Raises CompressorError, before any work is done, where `path` cannot become a file."""
+def check_output(path: Path, *, source: str | Path | None = None) -> None:
+    """Raises CompressorError, before any work is done, where `path` cannot become a file or is `source` itself."""
     if path.is_dir():
         raise CompressorError(f"{path} is a folder; name the file to write with -o")
     if not path.parent.is_dir():
         raise CompressorError(f"no folder {path.parent} to write {path.name} in; make it first")
+    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+        raise CompressorError(f"{path} is the network to read and would be lost; name another file with -o")
 
 
 def command_line() -> str:

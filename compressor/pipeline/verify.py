@@ -5,7 +5,7 @@ from pathlib import Path
 
 from compressor.data import Loader, load
 from compressor.errors import CompressorError, DataError
-from compressor.methods.fbs import layers, set_density
+from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.source import Source, open_source
 from exporters.execution import Array
 from exporters.inspect import inspect_onnx
@@ -33,8 +33,11 @@ def verify_network(
     """
     source = open_source(name, untrained=untrained)
     density = inspect_onnx(file).metadata.get("density")
-    if layers(source.model) and isinstance(density, int | float):
-        set_density(source.model, float(density))
+    if isinstance(density, int | float):
+        if untrained:
+            source = replace(source, model=FBS(density=float(density)).attach(source.model, source.example()).eval())
+        elif layers(source.model):
+            set_density(source.model, float(density))
     inputs = None if data is None else {"validation images": _images(source, data, num_images)}
     return verify(source.model, file, inputs)
 

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from compressor.data import Dataset, Loader, num_batches
-from compressor.errors import CompressorError
+from compressor.errors import CheckpointError, CompressorError
 from compressor.train.evaluate import evaluate
 from compressor.train.hooks import TrainingMethod
 from compressor.train.precision import Precision, choose_precision, make_fabric
@@ -127,7 +127,7 @@ def _begin(
         precision = Precision(state.precision, channels_last=True, reason=state.precision_reason)
     fabric = make_fabric(precision)
     if state is not None:
-        model.load_state_dict(state.model)
+        _load_weights(model, state)
     model.to(memory_format=torch.channels_last)
     groups = method.parameters(model) if method is not None else None
     optimizer = torch.optim.SGD(
@@ -146,6 +146,14 @@ def _begin(
     progress = progress if fabric.is_global_zero else Progress()
     progress.line(f"precision: {precision.name} ({precision.reason})")
     return _Run(model, wrapped, wrapped_optimizer, fabric, precision, dataset, settings, method, progress)
+
+
+def _load_weights(model: nn.Module, state: RunState) -> None:
+    """Changes `model`: its weights are those of the run so far."""
+    try:
+        model.load_state_dict(state.model)
+    except RuntimeError as error:
+        raise CheckpointError("the run to resume trains another network; start without resuming") from error
 
 
 def _one_epoch(run: _Run, epoch: int, steps: int) -> EpochRecord:

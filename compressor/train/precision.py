@@ -1,6 +1,7 @@
 """Which number format and memory layout a run computes in."""
 
 import copy
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -70,6 +71,8 @@ def make_fabric(precision: Precision) -> Fabric:
     """Returns the launched Fabric: one process, or this process's part of `torchrun`'s or `fabric run`'s."""
     world_size = _world_size()
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    # Fabric announces the number format on standard error; the run's own first line says it, and why.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=local_size,

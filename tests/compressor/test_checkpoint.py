@@ -84,7 +84,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"a.weight": torch.zeros(2)}, "a bare state dict; .*--arch"),
+        ({"a.weight": torch.zeros(2)}, "a bare state dict; .*compress train"),
         ({"epoch": 3, "model": {}}, "a dictionary with epoch, model"),
         ([1, 2], "a list"),
         ({"format": "compressor", "version": 99}, "format version 99; this release reads version 1"),
@@ -110,6 +110,27 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=r"not a complete checkpoint|is damaged"):
             load(path)
+
+
+def test_changed_bytes_are_not_taken_for_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    save(checkpoint(), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged: the checksum of"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("state", None), ("record", 3), ("preprocessing", {"mean": [1]}), ("classes", None)]
+)
+def test_entries_of_another_kind_are_refused(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "model.pt"
+    save(checkpoint(), path)
+    torch.save({**torch.load(path, weights_only=True), name: value}, path)
+    with pytest.raises(CheckpointError, match=f"is damaged: .*{name}"):
+        load(path)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -164,7 +185,7 @@ def test_pickles_are_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"state": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
     torch.save(models.build("digitsnet"), tmp_path / "module.pt")
     for name in ("evil.pt", "module.pt"):
-        with pytest.raises(CheckpointError, match=r"would run code when opened.*--unsafe-pickle"):
+        with pytest.raises(CheckpointError, match=r"would run code when opened.*compress train"):
             load(tmp_path / name)
     assert not (tmp_path / "ran").exists()
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"a": 1}))

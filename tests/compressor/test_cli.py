@@ -83,3 +83,60 @@ def test_settings_are_read_as_values() -> None:
         "l1": 1e-6,
         "step_epochs": 2,
     }
+
+
+def test_a_folder_for_json_is_looked_for_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = tmp_path / "absent" / "report.json"
+    for words in (("inspect", "x.onnx"), ("verify", "x.pt", "x.onnx"), ("bench", "x.onnx")):
+        assert run(*words, "--json", nowhere) == 2
+        assert "--json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("export",), ("prune", "--method", "fbs", "--density", 0.5, "--data", "digits")])
+def test_the_network_to_read_is_not_written_over(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"precious")
+    assert run(*command, path, "-o", path) == 1
+    assert "name another file" in capsys.readouterr().err
+    assert path.read_bytes() == b"precious"
+
+
+USELESS = """
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    input_size = (1, 8, 8)
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.linear = kind, nn.Linear(64, 10)
+
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        return {"pair": (logits, x), "few": logits[:, :3]}[self.kind]
+
+def pair(num_classes):
+    return Network("pair")
+
+def few(num_classes):
+    return Network("few")
+
+def failing(num_classes):
+    return Network("neither")
+"""
+
+
+@pytest.mark.parametrize(("factory", "hint"), [("pair", "a tuple"), ("few", "(2, 3)"), ("failing", "KeyError")])
+def test_a_network_without_logits_is_refused_before_training(
+    factory: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "networks.py"
+    file.write_text(USELESS)
+    assert run("train", "--arch", f"{file}:{factory}", "--data", "digits", "-o", tmp_path / "model.pt") == 1
+    error = capsys.readouterr().err
+    assert hint in error
+    assert len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [file]

@@ -128,11 +128,22 @@ def test_unusable_arguments_are_refused_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_only_trained_dense_networks_are_pruned(pruned: PrunedNetwork, tmp_path: Path) -> None:
+def test_only_trained_networks_are_pruned(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint .*compress train"):
         run(tmp_path / "absent.pt", tmp_path / "slim.pt")
-    with pytest.raises(CheckpointError, match="has fbs attached already"):
-        run(pruned.path, tmp_path / "slim.pt")
+
+
+def test_an_fbs_network_goes_on_from_its_density(pruned: PrunedNetwork, tmp_path: Path) -> None:
+    still = replace(FAST, peak_lr=0.0)
+    same = run(pruned.path, tmp_path / "same.pt", epochs=1, settings=still)
+    before, after = (checkpoint.load(path).state for path in (pruned.path, same.path))
+    weights = [name for name in before if "running_" not in name and "num_batches" not in name]
+    assert all(torch.equal(before[name], after[name]) for name in weights)
+    assert (same.dense_val_top1, same.dense_macs) == (pruned.dense_val_top1, pruned.dense_macs)
+    lower = run(pruned.path, tmp_path / "lower.pt", density=0.25, epochs=2)
+    assert [point.density for point in lower.curve] == [0.25, 0.25]
+    with pytest.raises(MethodError, match="other form"):
+        run(pruned.path, tmp_path / "other.pt", method_settings={"form": "released"})
 
 
 def test_data_of_another_kind_is_refused(dense: Path, tmp_path: Path) -> None:

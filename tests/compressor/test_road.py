@@ -87,6 +87,7 @@ def test_an_untrained_architecture_says_so(tmp_path: Path, capsys: pytest.Captur
     assert "untrained" in capsys.readouterr().err
     metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert metadata["compress.trained"] == "false"
+    assert compress("verify", "digitsnet", output, "--untrained") == 0
 
 
 @pytest.fixture(scope="module")

@@ -186,6 +186,18 @@ def test_disagreement_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_nothing_to_compare_is_said(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), Endless())
+    with pytest.raises(ExportError, match=r"was not written: torch's own outputs are not finite"):
+        exporters.export(network, EXAMPLE, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+class Endless(nn.Module):
+    def forward(self, x):
+        return x / (x - x)
+
+
 class Sorting(nn.Module):
     def forward(self, x):
         return torch.linalg.eigvals(x)

@@ -67,6 +67,8 @@ def settled(network, seed=0):
                 module.weight.copy_(
                     torch.randn(module.weight.shape, generator=generator) / module.weight[0].numel() ** 0.5
                 )
+            if isinstance(module, nn.Linear):
+                module.bias.copy_(torch.randn(module.bias.shape, generator=generator))
             if isinstance(module, nn.BatchNorm2d):
                 for values, low in (
                     (module.weight, 0.5),

@@ -62,6 +62,8 @@ def user_file(tmp_path: Path) -> Path:
         "    return 3\n"
         "def failing():\n"
         "    raise OSError('disk on fire')\n"
+        "def leaving():\n"
+        "    raise SystemExit(0)\n"
     )
     return path
 
@@ -96,6 +98,7 @@ def test_an_unknown_network_is_one_line_with_what_is_allowed(spec: str, expected
         ("smal", "did you mean 'small'?"),
         ("number", "returned a int"),
         ("failing", "OSError: disk on fire"),
+        ("leaving", "SystemExit: 0"),
         ("sizeless", "input_size = "),
     ],
 )

@@ -7,7 +7,7 @@ import models
 from compressor.graph import ChannelGraph
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", sorted(set(models.names()) - {"resnet56"}))  # resnet20 has the same blocks
 def test_silenced_equals_shrunk(name: str, check_cut: Callable[..., ChannelGraph]) -> None:
     torch.manual_seed(0)
     graph = check_cut(models.build(name), torch.randn(2, *models.input_size(name)), seeds=1, gradients=False)

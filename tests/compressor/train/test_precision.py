@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compressor.train import precision as precision_module
-from compressor.train.precision import choose_precision
+from compressor.train.precision import Precision, choose_precision, make_fabric
 
 BATCH = (torch.randn(8, 3, 8, 8), torch.arange(8) % 4)
 
@@ -41,3 +41,10 @@ def test_measuring_leaves_the_network_and_the_random_state_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="bf16 is then announced elsewhere")
+def test_fabric_says_nothing_of_its_own(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    make_fabric(Precision("bf16", channels_last=True, reason="asked for"))
+    assert not caplog.text
+    assert not capsys.readouterr().err
