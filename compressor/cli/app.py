@@ -1,6 +1,6 @@
 """Gathers the commands, runs them and ends with the documented exit codes.
 
-0: done. 1: it could not be done (one line on stderr says why). 2: wrong usage.
+0: done. 1: it could not be done (one line on stderr says why). 2: wrong usage. 130: Ctrl-C.
 """
 
 import sys
@@ -21,6 +21,8 @@ from compressor.cli.train import train
 from compressor.cli.verify import verify
 
 __all__ = ["app", "main"]
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 app = typer.Typer(
     name="compress",
@@ -52,12 +54,18 @@ def _options(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs `compress` with `argv` (default: the process's) and exits with 0, 1 or 2."""
+    """Runs `compress` with `argv` (default: the process's) and exits as the module says."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments  # allowed before and after the command's name
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         app(arguments)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            sys.stderr.write(
+                "compress: interrupted; where the command has --resume, the same command with it goes on\n"
+            )
+        raise
     except Exception as error:
         if debug:
             raise

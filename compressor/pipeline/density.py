@@ -1,5 +1,6 @@
 """FBS while the density falls: stages of a run, and a method for the loop that sets each epoch's density."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +108,7 @@ def train_stage(
         keep="best" if final else "last",
         # Not the other stage's order of images.
         seed=run.settings.seed + (1 if final else 0),
+        task=json.dumps({"data": run.dataset.name, "densities": list(densities), "fbs": run.fbs.settings()}),
     )
     state = resume_path(path)
     if not run.resume and not final:

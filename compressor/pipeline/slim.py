@@ -150,7 +150,8 @@ def slim(
     if wishes.require_speedup is not None:
         require(speedup, wishes.require_speedup, cost, dense_macs=before.macs, step=wishes.step)
 
-    tuning = replace(settings or FINE_TUNING, epochs=max(epochs, 1), seed=seed)
+    task = json.dumps({"data": dataset.name, "plan": json.loads(plan_to_json(plan))})
+    tuning = replace(settings or FINE_TUNING, epochs=max(epochs, 1), seed=seed, task=task)
     record: dict[str, Any] = {"command": command_line(), "data": dataset.name, "seed": seed}
     val_top1 = val_cut
     if epochs:

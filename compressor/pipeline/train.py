@@ -1,10 +1,11 @@
 """The road of `compress train`: data and architecture in, a dense checkpoint out."""
 
 import copy
+import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -76,6 +77,13 @@ def train_dense(
         model = models.build(architecture, **kwargs)
     before = None if start is None else _load_start(model, start)
     _check_forward(model, architecture, dataset)
+    task = {
+        "architecture": architecture,
+        **kwargs,
+        "data": dataset.name,
+        "start": None if start is None else str(start),
+    }
+    settings = replace(settings, task=json.dumps(task))
     record = train(model, dataset, settings=settings, checkpoint_path=output, resume=resume, progress=progress)
     test = evaluate(model, dataset, "test")
     checkpoint.save(

@@ -24,6 +24,7 @@ class TrainSettings:
         settle_epochs: First epochs that are no candidates for 'best': a method's way to its final density.
         seed: Order of images, augmentation, dropout.
         num_workers: Processes that decode image files.
+        task: What else decides the run (data, start, method), as text; a run is resumed only with the same.
     """
 
     epochs: int = 30
@@ -39,6 +40,7 @@ class TrainSettings:
     settle_epochs: int = 0
     seed: int = 0
     num_workers: int = 0
+    task: str = ""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ def test_a_killed_run_goes_on_to_the_same_result(
     with pytest.raises(KilledError):
         run(dense, output, progress=KillAfter(killed_after))
     assert not output.exists()
+    with pytest.raises(CheckpointError, match="other settings"):
+        run(dense, output, resume=True, density=0.25, epochs=3)
     again = run(dense, output, resume=True)
     assert [replace(point, seconds=0.0) for point in again.curve] == [
         replace(point, seconds=0.0) for point in pruned.curve

@@ -81,3 +81,13 @@ def test_other_shape_is_refused(tmp_path):
     path = identity_file(tmp_path / "m.onnx", body="s = Constant<value_ints=[0, 6]>() y = Reshape(x, s)")
     with pytest.raises(ExportError, match="torch's outputs have the shapes"):
         verify(Scaled(), path)
+
+
+def test_zeros_alone_are_no_pass(tmp_path):
+    class OnlyZero(nn.Module):
+        def forward(self, x):
+            return torch.where(x == 0, x, torch.nan)
+
+    report = verify(OnlyZero(), identity_file(tmp_path / "m.onnx"))
+    assert sum(c.compared for c in report.comparisons) > 0
+    assert not report.passed

@@ -239,3 +239,11 @@ def test_evaluation_counts_what_is_right_and_changes_nothing(dataset: Dataset) -
     expected = torch.nn.functional.cross_entropy(torch.tensor([[2.0, 0.0]] * 2), torch.tensor([0, 1]))
     assert result.loss == pytest.approx(float(expected))
     assert model.training
+
+
+def test_resuming_with_another_network_says_so(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    settings = dataclasses.replace(SETTINGS, epochs=1)
+    train(network(), dataset, settings=settings, checkpoint_path=path)
+    with pytest.raises(CheckpointError, match="another network"):
+        train(nn.Linear(3, 2), dataset, settings=settings, checkpoint_path=path, resume=True)
