@@ -234,7 +234,9 @@ void run_case(const Case& c, const std::string& number) {
         for (const double value : expected) largest = std::max(largest, std::abs(value));
         for (size_t i = 0; i < expected.size(); ++i) {
           const double got = static_cast<double>(y[static_cast<size_t>(n) * expected.size() + i]);
-          expect(std::abs(got - expected[i]) <= kTolerance * largest, name + ": wrong output");
+          expect(std::abs(got - expected[i]) <= kTolerance * largest,
+                 name + ": output " + std::to_string(i) + " is " + std::to_string(got) + ", not " +
+                     std::to_string(expected[i]));
         }
       }
     }
