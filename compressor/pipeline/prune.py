@@ -20,7 +20,7 @@ from compressor.methods.fbs import FBS, at_density, set_density
 from compressor.pipeline.density import DensityRun, lowering_path, train_stage
 from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.pruned import CurvePoint, PrunedNetwork, make_curve, write_pruned
-from compressor.pipeline.train import check_output
+from compressor.pipeline.train import check_output, split_seed_of
 from compressor.train import Progress, TrainSettings, evaluate, resume_path
 
 __all__ = ["FINE_TUNING", "CurvePoint", "PrunedNetwork", "load_for_pruning", "matching_data", "prune"]
@@ -103,7 +103,13 @@ def prune(
         dense_macs=start.dense_macs,
         not_pruned=start.not_pruned,
     )
-    about = {"data": dataset.name, "seed": seed, "train": finishing.to_json(), **start.about}
+    about = {
+        "data": dataset.name,
+        "seed": seed,
+        "split_seed": split_seed_of(saved, seed),
+        "train": finishing.to_json(),
+        **start.about,
+    }
     write_pruned(result, model, saved, fbs, about)
     for path in (lowering_path(output), output):
         resume_path(path).unlink(missing_ok=True)
@@ -189,8 +195,7 @@ def matching_data(spec: str, dense: checkpoint.CompressedCheckpoint, seed: int) 
     Raises:
         DataError: The data is not usable, or not what the network was made for.
     """
-    dense_seed = dense.record.get("train", {}).get("settings", {}).get("seed", seed)
-    dataset = load(spec, seed=dense_seed)
+    dataset = load(spec, seed=split_seed_of(dense, seed))
     if dense.classes and len(dense.classes) != len(dataset.classes):
         raise DataError(
             f"{spec} has {len(dataset.classes)} classes, the network {len(dense.classes)}; "

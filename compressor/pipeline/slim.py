@@ -21,7 +21,7 @@ from compressor.methods.base import Method
 from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.prune import FINE_TUNING, load_for_pruning, matching_data
 from compressor.pipeline.speedup import MeasuredSpeedup, measure_speedup, require
-from compressor.pipeline.train import check_output, command_line
+from compressor.pipeline.train import check_output, command_line, split_seed_of
 from compressor.plan import PruningPlan, check_plan, plan_from_json, plan_to_json
 from compressor.select import Budget, Limits, select
 from compressor.shrink import fold_constants, reestimate_batch_norm, shrink
@@ -153,6 +153,7 @@ def slim(
     task = json.dumps({"data": dataset.name, "plan": json.loads(plan_to_json(plan))})
     tuning = replace(settings or FINE_TUNING, epochs=max(epochs, 1), seed=seed, task=task)
     record: dict[str, Any] = {"command": command_line(), "data": dataset.name, "seed": seed}
+    record["split_seed"] = split_seed_of(saved, seed)
     val_top1 = val_cut
     if epochs:
         trained = train(cut, dataset, settings=tuning, checkpoint_path=output, resume=resume, progress=progress)

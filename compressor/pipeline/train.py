@@ -17,7 +17,7 @@ from compressor.data import Dataset, load
 from compressor.errors import CompressorError, DataError
 from compressor.train import Progress, TrainRecord, TrainSettings, evaluate, resume_path, train
 
-__all__ = ["TrainedNetwork", "check_output", "command_line", "train_dense"]
+__all__ = ["TrainedNetwork", "check_output", "command_line", "split_seed_of", "train_dense"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def train_dense(
         CompressorError: A data set, checkpoint or argument is not usable; or training diverged.
     """
     check_output(output)
-    dataset = load(data, seed=settings.seed)
+    # Weights that were trained on a split are trained on: the images held out from them must stay held out.
+    split_seed = settings.seed if start is None else split_seed_of(checkpoint.load(start), settings.seed)
+    dataset = load(data, seed=split_seed)
     kwargs = {**architecture_kwargs(architecture, dataset), **(architecture_settings or {})}
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
@@ -96,6 +98,7 @@ def train_dense(
             record={
                 "command": command_line(),
                 "data": dataset.name,
+                "split_seed": split_seed,
                 "train": record.to_json(),
                 "val_top1": record.val_top1,
                 "test_top1": test.top1,
@@ -162,6 +165,19 @@ def check_output(path: Path, *, source: str | Path | None = None) -> None:
         raise CompressorError(f"no folder {path.parent} to write {path.name} in; make it first")
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
         raise CompressorError(f"{path} is the network to read and would be lost; name another file with -o")
+
+
+def split_seed_of(saved: checkpoint.CompressedCheckpoint, default: int) -> int:
+    """Returns the seed of the validation split that a checkpoint's weights never saw.
+
+    Args:
+        saved: Of any command.
+        default: Where its record does not say, as of a network trained elsewhere.
+    """
+    seed = saved.record.get("split_seed", default)
+    if not isinstance(seed, int):
+        raise CompressorError(f"the checkpoint's record has split_seed {seed!r}; a whole number was expected")
+    return seed
 
 
 def command_line() -> str:

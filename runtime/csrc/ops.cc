@@ -303,11 +303,14 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
   });
 }
 
-// A shape on its way through inference: sizes, -1 where unknown, and the unknown ones' names.
-struct InferredShape {
-  std::vector<int64_t> dims;
-  std::vector<std::string> names;
+// One size on its way through shape inference: a number, or else a name, or else nothing is known.
+struct InferredSize {
+  int64_t value = -1;
+  std::string name;
+
+  bool known() const { return value >= 0 || !name.empty(); }
 };
+using InferredShape = std::vector<InferredSize>;
 
 // Nothing where the input's shape is unknown.
 std::optional<InferredShape> inferred_input(const Api& api, const OrtShapeInferContext* context,
@@ -318,24 +321,41 @@ std::optional<InferredShape> inferred_input(const Api& api, const OrtShapeInferC
     if (status != nullptr) api.release_status(status);
     return std::nullopt;
   }
-  InferredShape shape{dims_of(api, info), {}};
-  std::vector<const char*> names(shape.dims.size(), "");
+  const std::vector<int64_t> dims = dims_of(api, info);
+  std::vector<const char*> names(dims.size(), "");
   if (!names.empty()) check(api.symbolic_dims(info, names.data(), names.size()));
-  for (const char* name : names) shape.names.emplace_back(name == nullptr ? "" : name);
+  InferredShape shape;
+  for (size_t i = 0; i < dims.size(); ++i) shape.push_back({dims[i], names[i] == nullptr ? "" : names[i]});
   return shape;
 }
 
+// Does nothing unless every size is known: ONNX Runtime would take a nameless unknown one for the number -1.
 void set_inferred_output(const Api& api, OrtShapeInferContext* context, size_t index, ort::ElementType type,
                          const InferredShape& shape) {
+  std::vector<int64_t> dims;
+  std::vector<const char*> names;
+  for (const InferredSize& size : shape) {
+    if (!size.known()) return;
+    dims.push_back(size.value);
+    names.push_back(size.value >= 0 ? "" : size.name.c_str());
+  }
   OrtTensorTypeAndShapeInfo* raw = nullptr;
   check(api.create_tensor_info(&raw));
   const TensorInfo info(raw, {api});
   check(api.set_element_type(info.get(), type));
-  std::vector<const char*> names;
-  for (const std::string& name : shape.names) names.push_back(name.c_str());
-  check(api.set_dims(info.get(), shape.dims.data(), shape.dims.size()));
+  check(api.set_dims(info.get(), dims.data(), dims.size()));
   check(api.set_symbolic_dims(info.get(), names.data(), names.size()));
   check(api.inferred_output(context, index, info.get()));
+}
+
+// What a convolution makes of one size. A named size gets a name that says how it came about: equal names
+// mean equal sizes to ONNX Runtime.
+InferredSize inferred_outputs(const Axis& axis, const InferredSize& size) {
+  if (size.value > 0) return {axis.outputs(size.value), ""};
+  if (size.name.empty()) return {};
+  return {-1, "conv(" + size.name + "," + std::to_string(axis.kernel) + "," + std::to_string(axis.stride) +
+                  "," + std::to_string(axis.dilation) + "," + std::to_string(axis.pad_begin + axis.pad_end) +
+                  ")"};
 }
 
 // Sizes of Y and J as far as X's shape and the constants' shapes tell them. Wrong shapes are left to the
@@ -345,7 +365,7 @@ OrtStatus* infer_fbs_conv(const ort::CustomOp*, OrtShapeInferContext* context, c
     const std::optional<InferredShape> x = inferred_input(api, context, 0);
     const std::optional<InferredShape> w = inferred_input(api, context, 2);
     int64_t winners = 0;
-    if (!x || !w || x->dims.size() != 4 || w->dims.size() != 4 ||
+    if (!x || !w || x->size() != 4 || w->size() != 4 ||
         !inferred_attribute(api, context, "winners", ort::kAttributeInt, &winners, 1)) {
       return;
     }
@@ -356,15 +376,14 @@ OrtStatus* infer_fbs_conv(const ort::CustomOp*, OrtShapeInferContext* context, c
     inferred_attribute(api, context, "pads", ort::kAttributeInts, pads, 4);
     inferred_attribute(api, context, "dilations", ort::kAttributeInts, dilations, 2);
 
-    InferredShape y{{x->dims[0], -1, -1, winners}, {x->names[0], "", "", ""}};
+    InferredShape y = {x->at(0), {}, {}, {winners, ""}};
     for (size_t i = 0; i < 2; ++i) {
-      const Axis axis = {w->dims[2 + i], strides[i], dilations[i], pads[i], pads[2 + i]};
-      if (x->dims[1 + i] > 0 && axis.kernel > 0 && axis.stride > 0 && axis.outputs(x->dims[1 + i]) > 0) {
-        y.dims[1 + i] = axis.outputs(x->dims[1 + i]);
-      }
+      const Axis axis = {w->at(2 + i).value, strides[i], dilations[i], pads[i], pads[2 + i]};
+      if (axis.kernel > 0 && axis.stride > 0 && axis.dilation > 0)
+        y[1 + i] = inferred_outputs(axis, x->at(1 + i));
     }
     set_inferred_output(api, context, 0, ort::kFloat, y);
-    set_inferred_output(api, context, 1, ort::kInt64, {{x->dims[0], winners}, {x->names[0], ""}});
+    set_inferred_output(api, context, 1, ort::kInt64, {x->at(0), {winners, ""}});
   });
 }
 
@@ -404,12 +423,11 @@ OrtStatus* infer_unpack(const ort::CustomOp*, OrtShapeInferContext* context, con
   return guarded(api, kUnpack, [&] {
     std::optional<InferredShape> x = inferred_input(api, context, 0);
     int64_t channels = 0;
-    if (!x || x->dims.size() != 4 ||
+    if (!x || x->size() != 4 ||
         !inferred_attribute(api, context, "channels", ort::kAttributeInt, &channels, 1)) {
       return;
     }
-    x->dims[3] = channels;
-    x->names[3] = "";
+    x->at(3) = {channels, ""};
     set_inferred_output(api, context, 0, ort::kFloat, *x);
   });
 }

@@ -1,7 +1,7 @@
 // The part of ONNX Runtime's C interface that a custom-op library needs, declared in this project's own
 // words: the pip package carries no headers. The interface is one append-only table of function pointers, so
 // a slot, once published, keeps its number for ever. ort_abi_check.cc compares the numbers with the official
-// header where one is found; tests/runtime/test_native_abi.py calls through them in the installed runtime.
+// header where one is found; tests/runtime/test_native_*.py call through them in the installed runtime.
 #ifndef COMPRESS_ORT_ABI_H_
 #define COMPRESS_ORT_ABI_H_
 

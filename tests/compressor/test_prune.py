@@ -142,6 +142,8 @@ def test_an_fbs_network_goes_on_from_its_density(pruned: PrunedNetwork, tmp_path
     weights = [name for name in before if "running_" not in name and "num_batches" not in name]
     assert all(torch.equal(before[name], after[name]) for name in weights)
     assert (same.dense_val_top1, same.dense_macs) == (pruned.dense_val_top1, pruned.dense_macs)
+    # The images held out from the dense network (seed 3) stay held out, whatever the seeds of later runs.
+    assert [checkpoint.load(path).record["split_seed"] for path in (pruned.path, same.path)] == [3, 3]
     lower = run(pruned.path, tmp_path / "lower.pt", density=0.25, epochs=2)
     assert [point.density for point in lower.curve] == [0.25, 0.25]
     with pytest.raises(MethodError, match="other form"):

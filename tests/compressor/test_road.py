@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from compressor import checkpoint
 from compressor.cli.app import main
 
 
@@ -71,6 +72,15 @@ def test_bench_lays_the_files_side_by_side(folder: Path) -> None:
     report = json.loads((folder / "bench.json").read_text())
     assert len(report["results"]) == 3
     assert report["results"][2]["isa"] is None
+
+
+def test_training_goes_on_from_a_checkpoint_and_its_validation_split(folder: Path, tmp_path: Path) -> None:
+    train = ("train", "--arch", "digitsnet", "--data", "digits", "--epochs", 1, "--batch-size", 64, "--lr", 0.01)
+    output = tmp_path / "more.pt"
+    assert compress(*train, "--precision", "32", "--seed", 5, "--start", folder / "dense.pt", "-o", output) == 0
+    before, after = checkpoint.load(folder / "dense.pt"), checkpoint.load(output)
+    assert before.record["split_seed"] == after.record["split_seed"] == 0
+    assert after.record["val_top1"] > before.record["val_top1"] - 0.1
 
 
 def test_a_dense_checkpoint_needs_data_to_become_fbs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,3 +176,19 @@ def test_shapes_may_change_between_runs():
         expected_y, expected_j = reference.fbs_conv(layer, x, index)
         np.testing.assert_array_equal(j, expected_j)
         np.testing.assert_allclose(y, expected_y, atol=TOLERANCE * np.abs(expected_y).max())
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected_y", "expected_j"),
+    [
+        ((2, 9, 8, 4), [2, 5, 4, 5], [2, 5]),
+        (("batch", 9, 8, 4), ["batch", 5, 4, 5], ["batch", 5]),
+        (("batch", "H", 8, "Cx"), ["batch", "conv(H,3,2,1,2)", 4, 5], ["batch", 5]),
+        ((None, 9, 8, 4), [None] * 4, [None] * 2),
+    ],
+)
+def test_shapes_are_known_before_the_first_run(shape, expected_y, expected_j):
+    layer = make_layer(np.random.default_rng(0), channels=8, outputs=12, winners=5, strides=(2, 2))
+    y, j = reference.open_session(reference.fbs_model(layer, shape=shape)).get_outputs()
+    assert y.shape == expected_y
+    assert j.shape == expected_j

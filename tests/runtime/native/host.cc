@@ -62,8 +62,8 @@ class Random {
   int64_t one_of(const std::vector<int64_t>& values) {
     return values[static_cast<size_t>(integer(0, static_cast<int64_t>(values.size()) - 1))];
   }
-  std::vector<float> floats(int64_t count) {
-    std::normal_distribution<float> normal;
+  std::vector<float> floats(int64_t count, float deviation = 1.0f) {
+    std::normal_distribution<float> normal(0.0f, deviation);
     std::vector<float> values(static_cast<size_t>(count));
     for (float& value : values) value = normal(engine_);
     return values;
@@ -109,10 +109,12 @@ Case random_case(Random& random) {
   spec.upper = random.chance(0.5) ? 6.0f : std::numeric_limits<float>::max();
   spec.saliency_slope = random.chance(0.5) ? 0.0f : 0.25f;
   spec.normalize = random.integer(0, 1);
-  c.w = random.floats(outputs * channels * kh * kw);
+  // Sums of about 1, so that the clamp does not hide how large the terms were.
+  c.w = random.floats(outputs * channels * kh * kw, 1.0f / std::sqrt(static_cast<float>(channels * kh * kw)));
   c.b = random.floats(outputs);
-  c.a = random.floats(channels * outputs);
+  c.a = random.floats(channels * outputs, 1.0f / std::sqrt(static_cast<float>(channels)));
   c.r = random.floats(outputs);
+  for (float& value : c.r) value += 2.0f;  // a sum near 0 would let normalisation blow up the rounding
   c.d = random.floats(outputs);
   spec.weight = {c.w.data(), {outputs, channels, kh, kw}};
   spec.shift = {c.b.data(), {outputs}};

@@ -98,12 +98,15 @@ def fbs_conv(layer, x, index):
     return np.clip(y, layer.lower, layer.upper).astype(np.float32), j
 
 
-def fbs_model(layer, *, live=None, computed=(), types=None, **attributes):
-    """A model of one FBSConv node; `computed` constants become graph inputs, `attributes` override the layer's."""
+def fbs_model(layer, *, shape=("N", "H", "W", "Cx"), computed=(), types=None, **attributes):
+    """A model of one FBSConv node.
+
+    `shape` is X's in the file, `computed` constants become graph inputs, `attributes` override the layer's.
+    """
     types = {"X": TensorProto.FLOAT, "I": TensorProto.INT64} | (types or {})
     inputs = [
-        helper.make_tensor_value_info("X", types["X"], ["N", "H", "W", live or "Cx"]),
-        helper.make_tensor_value_info("I", types["I"], ["M", live or "Cx"]),
+        helper.make_tensor_value_info("X", types["X"], shape),
+        helper.make_tensor_value_info("I", types["I"], ["M", shape[3]]),
     ]
     present = [name for name in CONSTANTS if name in layer.constants]
     inputs += [
@@ -111,9 +114,7 @@ def fbs_model(layer, *, live=None, computed=(), types=None, **attributes):
         for name in present
         if name in computed
     ]
-    initializers = [
-        numpy_helper.from_array(layer.constants[name], name) for name in present if name not in computed
-    ]
+    initializers = [numpy_helper.from_array(layer.constants[name], name) for name in present if name not in computed]
     outputs = [
         helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4),
         helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2),
