@@ -15,6 +15,18 @@ constexpr int64_t kSumPixels = 512;
 // Vector multiply-adds below which another thread costs more than it brings: about 10 microseconds.
 constexpr int64_t kWorkPerThread = 40000;
 
+// Pixels this many floats apart, or a multiple, share one set of the first cache level: a tile's pixels would
+// evict each other (1024 channels: 89 instead of 115 GFLOP/s), so they are copied further apart.
+constexpr int32_t kCacheWayFloats = 1024;
+
+// From so many weights read per call on, they are not in the second cache level when their turn comes; asking
+// for them while computing then gains 10-20 % (512 channels at 7x7), below it costs 1-2 %.
+constexpr int64_t kFarWeights = int64_t{1} << 19;
+
+// Rows of weights packed for one vector before the next vector's turn: what they read stays in the first
+// cache level.
+constexpr int32_t kPackRows = 64;
+
 // Squeezing one source vector of a weight row costs about this many vector multiply-adds.
 constexpr double kSqueezeCost = 1.5;
 
@@ -23,6 +35,7 @@ constexpr double kSqueezeCost = 1.5;
 // The memory of one sample's call, carved out of one scratch buffer.
 struct FbsConv::Work {
   int32_t channels;
+  int32_t pitch;  // floats from pixel to pixel of what is convolved
   const int32_t* live;
   bool pack;           // squeeze the winners' weights first, or compute by the weights as they are
   bool all;            // compute every output and keep the winners
@@ -33,7 +46,7 @@ struct FbsConv::Work {
   float* partial_sums;
   float* means;
   float* saliency;
-  uint32_t* keys;
+  int32_t* keys;
   int32_t* winners;
   float* bias;
   float* scale;
@@ -42,6 +55,9 @@ struct FbsConv::Work {
   SqueezeStep* steps;
   float* packed;
   float* sums;
+  float* spread_input;
+  int32_t* weight_rows;
+  const float** next_sources;
 };
 
 FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels)
@@ -139,6 +155,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
 
   Work work = {};
   work.channels = channels;
+  work.pitch = taps_ == 1 && channels % kCacheWayFloats == 0 ? channels + kMaxLanes : channels;
   work.pack = packs(geometry, channels);
   work.all = !work.pack && !whole;
   // Alone, one pair of packed vectors after the other passes through the same memory and stays in the cache.
@@ -150,7 +167,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     work.partial_sums = carver.take<float>((input_pixels + kSumPixels - 1) / kSumPixels * channels);
     work.means = carver.take<float>(channels);
     work.saliency = carver.take<float>(padded);
-    work.keys = carver.take<uint32_t>(outputs_);
+    work.keys = carver.take<int32_t>(padded);
     work.winners = carver.take<int32_t>(winners_);
     work.bias = carver.take<float>(winners_padded);
     work.scale = carver.take<float>(winners_padded);
@@ -158,8 +175,11 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     work.first_step = carver.take<int32_t>(vectors_ + 1);
     work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
     if (work.pack) {
+      work.weight_rows = carver.take<int32_t>(static_cast<int64_t>(taps_) * channels);
+      work.next_sources = carver.take<const float*>(max_squeeze_steps(outputs_, winners_, lanes_));
       work.packed = carver.take<float>(static_cast<int64_t>(work.pack_slots) * taps_ * channels * lanes_);
     }
+    if (work.pitch != channels) work.spread_input = carver.take<float>(input_pixels * work.pitch);
     if (work.all) work.sums = carver.take<float>(geometry.pixels() * padded);
     return carver.used();
   };
@@ -170,6 +190,12 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
   work.live = work.live_memory;
   for (int32_t c = 0; c < channels; ++c) work.channel_offsets[c] = work.live[c] * channel_stride_;
   choose(x, geometry, work, j, parallel);
+  if (work.spread_input != nullptr) {
+    for (int64_t p = 0; p < input_pixels; ++p) {
+      std::copy_n(x + p * channels, channels, work.spread_input + p * work.pitch);
+    }
+    x = work.spread_input;
+  }
   convolve(x, geometry, work, y, parallel);
 }
 
@@ -213,9 +239,9 @@ void FbsConv::choose(const float* x, const Geometry& geometry, const Work& work,
   if (winners_ == outputs_) {
     for (int32_t o = 0; o < outputs_; ++o) work.winners[o] = o;
   } else {
-    top_k(work.saliency, outputs_, winners_, work.keys, work.winners);
+    top_k(*kernels_, work.saliency, outputs_, winners_, work.keys, work.winners);
   }
-  squeeze_steps(work.winners, winners_, lanes_, work.steps, work.first_step);
+  if (work.pack || work.all) squeeze_steps(work.winners, winners_, lanes_, work.steps, work.first_step);
 
   const int32_t winners_padded = vectors_ * lanes_;
   for (int32_t i = 0; i < winners_padded; ++i) {
@@ -239,6 +265,7 @@ void FbsConv::convolve(const float* x, const Geometry& geometry, const Work& wor
   task.channel_offsets = contiguous ? nullptr : work.channel_offsets;
   task.tap_stride = tap_stride_;
   task.channels = work.channels;
+  task.pitch = work.pitch;
   task.k = work.all ? all_vectors_ * lanes_ : winners_;
   task.raw = work.all;
   task.epilogue = {work.bias, work.scale, post_shift_ == nullptr ? nullptr : work.post, spec_.lower,
@@ -273,11 +300,38 @@ void FbsConv::convolve(const float* x, const Geometry& geometry, const Work& wor
       std::min<int64_t>(parallel.threads(), std::max<int64_t>(1, work_size / kWorkPerThread)));
 
   if (threads <= 1) {
+    const int32_t pack_step = std::max(1, kPackRows / taps_);
+    Prefetch prefetch = {};
+    if (work.pack && packed_stride * all_vectors_ >= kFarWeights) {
+      prefetch.sources = work.next_sources;
+      prefetch.rows = work.weight_rows;
+      prefetch.num_rows = taps_ * work.channels;
+      for (int32_t c = 0, r = 0; c < work.channels; ++c) {
+        for (int32_t t = 0; t < taps_; ++t) work.weight_rows[r++] = work.channel_offsets[c] + t * tap_stride_;
+      }
+      task.prefetch = &prefetch;
+    }
     for (int32_t panel = 0; panel < panels; ++panel) {
       const float* w = weight_.floats() + 2 * panel * vector_stride_;
       if (work.pack) {
-        for (int32_t v = 0; v < width(panel); ++v) pack_vector(2 * panel + v, v, 0, work.channels);
+        // A few channels of one vector, then of the other: both read the source vector they share while it is
+        // near.
+        for (int32_t first = 0; first < work.channels; first += pack_step) {
+          const int32_t last = std::min(first + pack_step, work.channels);
+          for (int32_t v = 0; v < width(panel); ++v) pack_vector(2 * panel + v, v, first, last);
+        }
         w = work.packed;
+        // While this panel is computed, what the next one is packed from comes nearer.
+        prefetch.num_sources = prefetch.source = prefetch.row = 0;
+        if (task.prefetch != nullptr && panel + 1 < panels) {
+          const int32_t first = 2 * panel + 2;
+          for (int32_t i = work.first_step[first]; i < work.first_step[first + width(panel + 1)]; ++i) {
+            const float* source = weight_.floats() + work.steps[i].source * vector_stride_;
+            if (prefetch.num_sources == 0 || work.next_sources[prefetch.num_sources - 1] != source) {
+              work.next_sources[prefetch.num_sources++] = source;
+            }
+          }
+        }
       }
       kernels_->conv(task, w, 2 * panel, width(panel), 0, geometry.num_tiles);
     }

@@ -1,47 +1,46 @@
 #include "select.h"
 
 #include <cstring>
+#include <limits>
 
 namespace compress {
 
 namespace {
 
-// Unsigned integers in the order of the floats: NaN, -inf, …, 0, …, inf.
-uint32_t ordered_key(float value) {
-  if (value != value) return 0;
+// Signed integers in the order of the floats: NaN, -inf, …, 0, …, inf.
+int32_t ordered_key(float value) {
+  if (value != value) return std::numeric_limits<int32_t>::min();
   value += 0.0f;  // -0 becomes 0
-  uint32_t bits;
+  int32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  return bits >= 0 ? bits : bits ^ std::numeric_limits<int32_t>::max();
 }
 
 }  // namespace
 
-void top_k(const float* s, int32_t count, int32_t k, uint32_t* keys, int32_t* winners) {
+void top_k(const KernelTable& kernels, const float* s, int32_t count, int32_t k, int32_t* keys,
+           int32_t* winners) {
+  const int32_t padded = (count + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
   for (int32_t i = 0; i < count; ++i) keys[i] = ordered_key(s[i]);
+  for (int32_t i = count; i < padded; ++i) keys[i] = std::numeric_limits<int32_t>::min();
 
-  // The k-th largest key, one byte after the other from the top: of the keys that share the bytes found so
-  // far, count those with each next byte, and go down until `wanted` are reached.
-  uint32_t threshold = 0;
-  uint32_t known = 0;  // mask of the bytes found so far
-  int32_t wanted = k;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    int32_t histogram[256] = {};
-    for (int32_t i = 0; i < count; ++i)
-      histogram[(keys[i] >> shift) & 0xff] += static_cast<int32_t>((keys[i] & known) == threshold);
-    uint32_t byte = 255;
-    while (histogram[byte] < wanted) wanted -= histogram[byte--];
-    threshold |= byte << shift;
-    known |= 0xffu << shift;
+  // The k-th largest key, bit by bit from the top: the largest number that at least k keys reach. The lowest
+  // number of all, which the padding has, is never asked for.
+  auto threshold = std::numeric_limits<int32_t>::min();
+  for (int bit = 31; bit >= 0; --bit) {
+    const auto higher = static_cast<int32_t>(static_cast<uint32_t>(threshold) ^ (uint32_t{1} << bit));
+    if (kernels.count_reaching(keys, padded, higher) >= k) threshold = higher;
   }
+  // So many of the keys equal to it still win: the first ones.
+  constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();
+  int32_t ties = k - (threshold == kHighest ? 0 : kernels.count_reaching(keys, padded, threshold + 1));
 
-  // `wanted` is now how many of the keys equal to the threshold still win: the first ones.
   int32_t found = 0;
   for (int32_t i = 0; i < count && found < k; ++i) {
-    const bool ties = keys[i] == threshold && wanted > 0;
-    wanted -= static_cast<int32_t>(ties);
+    const bool wins_tie = keys[i] == threshold && ties > 0;
+    ties -= static_cast<int32_t>(wins_tie);
     winners[found] = i;
-    found += static_cast<int32_t>(keys[i] > threshold || ties);
+    found += static_cast<int32_t>(keys[i] > threshold || wins_tie);
   }
 }
 

@@ -10,8 +10,9 @@ namespace compress {
 
 // Writes the k largest of s[0 … count-1] to `winners`, as indices, ascending. Of equal values the lower index
 // wins; -0 equals 0; NaN is below everything. O(count), no branch on the data. `keys`: scratch for `count`
-// values.
-void top_k(const float* s, int32_t count, int32_t k, uint32_t* keys, int32_t* winners);
+// values, rounded up to whole vectors.
+void top_k(const KernelTable& kernels, const float* s, int32_t count, int32_t k, int32_t* keys,
+           int32_t* winners);
 
 // Most steps squeeze_steps can write for k winners of `count` channels.
 int32_t max_squeeze_steps(int32_t count, int32_t k, int32_t lanes);

@@ -49,6 +49,15 @@ def test_plane_sizes(size, kernel):
         assert_right(layer, x, index)
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_channel_counts_that_share_cache_sets(strides):
+    # The kernel has one tap and the input a multiple of 1024 channels: the input is laid out anew.
+    rng = np.random.default_rng(4)
+    layer = make_layer(rng, channels=1024, outputs=20, kernel=(1, 1), winners=9, strides=strides)
+    x, index = make_input(rng, live=1024, channels=1024, size=(5, 6), batch=2)
+    assert_right(layer, x, index)
+
+
 CASES = {
     "no padding": {"pads": (0, 0, 0, 0)},
     "padding at one corner": {"pads": (0, 0, 1, 2), "strides": (2, 2)},

@@ -40,6 +40,15 @@ inline Vec leaky(Vec a, Vec slope) {
 }
 
 inline Lanes load_lanes(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_lanes(int32_t* p, Lanes lanes) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), lanes);
+}
+inline Lanes broadcast_lane(int32_t value) { return _mm256_set1_epi32(value); }
+inline Lanes count_at_least(Lanes counts, Lanes value, Lanes threshold) {
+  // Only "greater" exists; a true comparison is -1.
+  return _mm256_add_epi32(_mm256_add_epi32(counts, _mm256_set1_epi32(1)),
+                          _mm256_cmpgt_epi32(threshold, value));
+}
 // The permutation ignores a negative lane's upper bits; its sign then picks the old value.
 inline Vec take(Vec old, Vec source, Lanes lanes) {
   return _mm256_blendv_ps(_mm256_permutevar8x32_ps(source, lanes), old, _mm256_castsi256_ps(lanes));

@@ -40,6 +40,12 @@ inline Vec leaky(Vec a, Vec slope) {
 }
 
 inline Lanes load_lanes(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline void store_lanes(int32_t* p, Lanes lanes) { _mm512_storeu_si512(p, lanes); }
+inline Lanes broadcast_lane(int32_t value) { return _mm512_set1_epi32(value); }
+inline Lanes count_at_least(Lanes counts, Lanes value, Lanes threshold) {
+  return _mm512_mask_add_epi32(counts, _mm512_cmpge_epi32_mask(value, threshold), counts,
+                               _mm512_set1_epi32(1));
+}
 inline Vec take(Vec old, Vec source, Lanes lanes) {
   return _mm512_mask_permutexvar_ps(old, _mm512_knot(_mm512_movepi32_mask(lanes)), lanes, source);
 }

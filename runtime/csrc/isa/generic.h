@@ -59,6 +59,12 @@ inline Lanes load_lanes(const int32_t* p) {
   std::memcpy(&lanes, p, sizeof(lanes));
   return lanes;
 }
+inline void store_lanes(int32_t* p, Lanes lanes) { std::memcpy(p, &lanes, sizeof(lanes)); }
+inline Lanes broadcast_lane(int32_t value) { return value - Lanes{}; }
+// counts + 1 where value >= threshold.
+inline Lanes count_at_least(Lanes counts, Lanes value, Lanes threshold) {
+  return counts - (value >= threshold);
+}
 // Lane i becomes source[lanes[i]]; stays where lanes[i] < 0.
 inline Vec take(Vec old, Vec source, Lanes lanes) {
   for (int i = 0; i < kLanes; ++i) old[i] = lanes[i] < 0 ? old[i] : source[lanes[i]];

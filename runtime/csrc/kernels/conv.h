@@ -68,6 +68,20 @@ inline __attribute__((always_inline)) void add_row(const float* const* x, int64_
   }
 }
 
+// The next `count` lines to ask for, as offsets from *source; null where there are none.
+inline const int32_t* next_lines(compress::Prefetch* prefetch, int64_t count, const float** source) {
+  if (prefetch == nullptr || count > prefetch->num_rows) return nullptr;
+  if (prefetch->row + count > prefetch->num_rows) {
+    prefetch->row = 0;
+    ++prefetch->source;
+  }
+  if (prefetch->source >= prefetch->num_sources) return nullptr;
+  *source = prefetch->sources[prefetch->source];
+  const int32_t* lines = prefetch->rows + prefetch->row;
+  prefetch->row += static_cast<int32_t>(count);
+  return lines;
+}
+
 template <int kVectors, int kPixels, bool kListed>
 void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int first_output) {
   constexpr int kPartial = num_partial_sums(kVectors * kPixels);
@@ -86,7 +100,7 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
 
   for (int r = 0; r < region.num_runs; ++r) {
     const Run run = region.runs[r];
-    int64_t offset = static_cast<int64_t>(run.pixel) * task.channels;
+    int64_t offset = static_cast<int64_t>(run.pixel) * task.pitch;
     if constexpr (kListed) {
       for (int t = 0; t < run.taps; ++t) {
         const float* rows = tile.w + static_cast<int64_t>(run.tap + t) * task.tap_stride;
@@ -98,11 +112,21 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
                                        sums[s]);
         for (; c < task.channels; ++c)
           add_row<kVectors, kPixels>(x, offset + c, rows + task.channel_offsets[c], vector_stride, sums[0]);
-        offset += task.channels;
+        offset += task.pitch;
       }
     } else {
       const float* row = tile.w + static_cast<int64_t>(run.tap) * task.channels * kLanes;
       const int64_t end = offset + static_cast<int64_t>(run.taps) * task.channels;
+      if constexpr (kPartial == 1) {
+        const float* source;
+        const int32_t* lines = next_lines(task.prefetch, end - offset, &source);
+        if (lines != nullptr) {
+          for (; offset < end; ++offset, row += kLanes, ++lines) {
+            __builtin_prefetch(source + *lines, 0, 2);
+            add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
+          }
+        }
+      }
       for (; offset + kPartial <= end; offset += kPartial) {
 #pragma GCC unroll 4
         for (int s = 0; s < kPartial; ++s)
@@ -156,7 +180,7 @@ void conv(const ConvTask& task, const float* w, int first_vector, int num_vector
       for (int p = 0; p < last - first; ++p) {
         tile.x[p] = task.x + (region.input_pixel + static_cast<int64_t>(row) * task.input_step_y +
                               static_cast<int64_t>(column) * task.input_step_x) *
-                                 task.channels;
+                                 task.pitch;
         tile.y[p] = task.y +
                     (static_cast<int64_t>(region.y + row) * task.output_width + region.x + column) * task.k +
                     first_output;

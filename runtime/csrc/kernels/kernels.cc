@@ -30,6 +30,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .squeeze = squeeze,
     .abs_sums = abs_sums,
     .saliency = saliency,
+    .count_reaching = count_reaching,
     .unpack = unpack,
 };
 

@@ -1,4 +1,5 @@
-// The saliency predictor: channel means of the input, then a vector-matrix product. Contracts at KernelTable.
+// The saliency predictor: channel means of the input, a vector-matrix product, and the counting that finds
+// its largest values. Contracts at KernelTable.
 #ifndef COMPRESS_KERNELS_SALIENCY_H_
 #define COMPRESS_KERNELS_SALIENCY_H_
 
@@ -56,6 +57,17 @@ void saliency(const float* u, const int32_t* live, int32_t channels, const float
   for (; o + 4 * kLanes <= last; o += 4 * kLanes)
     saliency_block<4>(u, live, channels, a, pitch, r, slope, o, s);
   for (; o < last; o += kLanes) saliency_block<1>(u, live, channels, a, pitch, r, slope, o, s);
+}
+
+int32_t count_reaching(const int32_t* keys, int32_t count, int32_t least) {
+  const Lanes threshold = broadcast_lane(least);
+  Lanes counts = broadcast_lane(0);
+  for (int i = 0; i < count; i += kLanes) counts = count_at_least(counts, load_lanes(keys + i), threshold);
+  int32_t lanes[kLanes];
+  store_lanes(lanes, counts);
+  int32_t sum = 0;
+  for (const int32_t lane : lanes) sum += lane;
+  return sum;
 }
 
 }  // namespace

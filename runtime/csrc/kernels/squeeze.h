@@ -11,13 +11,6 @@ namespace {
 using compress::PackTask;
 using compress::SqueezeStep;
 
-// Weights come from the last cache level or memory, in pieces of one channel: too short for the hardware to
-// see where they go on. So many rows ahead their lines are asked for.
-#ifndef PF
-#define PF 24
-#endif
-inline constexpr int kPrefetchRows = PF;
-
 // kSteps at compile time keeps every step's permutation in a register across all rows; 0 reads them from
 // memory.
 template <int kSteps>
@@ -35,18 +28,12 @@ void pack_rows(const PackTask& task, int first, int last) {
   const int64_t out_stride = static_cast<int64_t>(task.channels) * kLanes;
   for (int c = first; c < last; ++c) {
     int64_t row = static_cast<int64_t>(task.live[c]) * task.channel_stride;
-    const int ahead = c + kPrefetchRows / task.taps + 1;
-    const int64_t next =
-        static_cast<int64_t>(task.live[ahead < task.channels ? ahead : c]) * task.channel_stride - row;
     float* out = task.out + static_cast<int64_t>(c) * kLanes;
     for (int t = 0; t < task.taps; ++t, row += task.tap_stride, out += out_stride) {
       Vec packed = zero();
       if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
-        for (int s = 0; s < kSteps; ++s) {
-          __builtin_prefetch(source[s] + row + next);
-          packed = take(packed, load(source[s] + row), lanes[s]);
-        }
+        for (int s = 0; s < kSteps; ++s) packed = take(packed, load(source[s] + row), lanes[s]);
       } else {
         for (int s = 0; s < task.num_steps; ++s)
           packed = take(packed, load(task.w + task.steps[s].source * task.vector_stride + row),

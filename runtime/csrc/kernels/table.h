@@ -42,11 +42,23 @@ struct Epilogue {
   float lower, upper;
 };
 
+// Memory to ask for while computing, so that it is near when it is read: line rows[i] floats behind
+// sources[s], for every i and s. The cursor moves on from call to call; what a call does not get to is left
+// out.
+struct Prefetch {
+  const float* const* sources;
+  int32_t num_sources;
+  const int32_t* rows;
+  int32_t num_rows;
+  int32_t source, row;  // cursor
+};
+
 // y[p][o] = epilogue(sum over live channels c and taps t inside the input of x[q(p, t)][c] * w[o][t][c]).
-//   x [H][W][channels], y [pixels][k]; any sizes; weights 64-byte aligned, x and y aligned as floats.
-//   Weights lie as [vector][tap][channel][lanes] when channel_offsets is null, otherwise row (t, c) of a
-//   vector lies at channel_offsets[c] + t * tap_stride floats. raw stores bare sums, whole vectors, with row
-//   pitch k (a multiple of lanes); the epilogue is not read.
+//   x [H][W][pitch], y [pixels][k]; any sizes, pitch == channels unless the kernel has one tap; weights
+//   64-byte aligned, x and y aligned as floats. Weights lie as [vector][tap][channel][lanes] when
+//   channel_offsets is null, otherwise row (t, c) of a vector lies at channel_offsets[c] + t * tap_stride
+//   floats. raw stores bare sums, whole vectors, with row pitch k (a multiple of lanes); the epilogue is not
+//   read.
 // A call covers `num_vectors` (1 or 2) vectors of outputs from `first_vector`, whose weights start at `w`,
 // and the tiles [first_tile, last_tile).
 struct ConvTask {
@@ -56,6 +68,7 @@ struct ConvTask {
   const int32_t* channel_offsets;
   int32_t tap_stride;
   int32_t channels;
+  int32_t pitch;  // floats from input pixel to input pixel
   int32_t k;
   bool raw;
   Epilogue epilogue;
@@ -64,6 +77,7 @@ struct ConvTask {
   int32_t input_step_x;  // input pixels from one output pixel to the next
   int32_t input_step_y;  // and from one output row to the next
   int32_t output_width;
+  Prefetch* prefetch;  // null: nothing to ask for
 };
 
 // One part of an output vector: lane i takes lane lanes[i] of vector `source`, or keeps what it has where
@@ -112,6 +126,9 @@ struct KernelTable {
   // they are added, for the same reason.
   void (*saliency)(const float* u, const int32_t* live, int32_t channels, const float* a, int64_t pitch,
                    const float* r, float slope, int32_t first, int32_t last, float* s);
+
+  // How many of keys[0 … count - 1] are `least` or more; count a multiple of `lanes`.
+  int32_t (*count_reaching)(const int32_t* keys, int32_t count, int32_t least);
 
   // y[p][c] = x[p][i] where index[i] == c, else 0: x [pixels][k], y [pixels][channels]; for block b of
   // `lanes` channels, counts[b] inputs from starts[b] on go to where spread[b * lanes …] points (lane of the
