@@ -1,0 +1,29 @@
+// What the ops of this library have in common, and the function in each op's file that fills in its entry.
+#ifndef COMPRESS_OP_H_
+#define COMPRESS_OP_H_
+
+#include "kernels/table.h"
+#include "ort_access.h"
+
+namespace compress {
+
+// What every op of one registration shares.
+struct Setting {
+  const KernelTable* kernels;
+  int threads;
+};
+
+struct Op : ort::CustomOp {
+  Setting setting;
+};
+
+// For shape inference, which ONNX Runtime hands no table: the one the library was last registered with.
+Api registered_api();
+
+// Each sets the fields of `op` that differ from op to op.
+void describe_fbs_conv(Op* op);
+void describe_unpack(Op* op);
+
+}  // namespace compress
+
+#endif  // COMPRESS_OP_H_

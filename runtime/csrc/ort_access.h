@@ -1,0 +1,149 @@
+// Reading and writing through ONNX Runtime's interface in C++'s way: values instead of out parameters,
+// exceptions instead of statuses. guarded() is the one way out: no exception may cross into ONNX Runtime.
+#ifndef COMPRESS_ORT_ACCESS_H_
+#define COMPRESS_ORT_ACCESS_H_
+
+#include <exception>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "layer.h"
+#include "ort_abi.h"
+
+namespace compress {
+
+using ort::Api;
+
+// A status of ONNX Runtime's own on its way out.
+struct StatusError {
+  OrtStatus* status;
+};
+
+inline void check(OrtStatus* status) {
+  if (status != nullptr) throw StatusError{status};
+}
+
+inline void require(const std::string& error) {
+  if (!error.empty()) throw std::invalid_argument(error);
+}
+
+// Runs `body`, and turns whatever it throws into a status that starts with the op's name.
+template <typename Body>
+OrtStatus* guarded(const Api& api, const char* op, const Body& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const StatusError& error) {
+    return error.status;
+  } catch (const std::invalid_argument& error) {
+    return api.create_status(ort::kInvalidArgument, (std::string(op) + ": " + error.what()).c_str());
+  } catch (const std::exception& error) {
+    return api.create_status(ort::kFail, (std::string(op) + ": " + error.what()).c_str());
+  }
+}
+
+inline std::vector<int64_t> dims_of(const Api& api, const OrtTensorTypeAndShapeInfo* info) {
+  size_t rank = 0;
+  check(api.rank(info, &rank));
+  std::vector<int64_t> dims(rank);
+  if (rank > 0) check(api.dims(info, dims.data(), rank));
+  return dims;
+}
+
+struct ReleaseInfo {
+  Api api;
+  void operator()(OrtTensorTypeAndShapeInfo* info) const { api.release_tensor_info(info); }
+};
+using TensorInfo = std::unique_ptr<OrtTensorTypeAndShapeInfo, ReleaseInfo>;
+
+template <typename T>
+Tensor<T> read_tensor(const Api& api, const char* name, const OrtValue* value) {
+  constexpr int kExpected = std::is_same_v<T, float> ? ort::kFloat : ort::kInt64;
+  OrtTensorTypeAndShapeInfo* raw = nullptr;
+  check(api.tensor_info(value, &raw));
+  const TensorInfo info(raw, {api});
+  int type = 0;
+  check(api.element_type(info.get(), &type));
+  if (type != kExpected) {
+    require(std::string(name) + " has element type " + std::to_string(type) + "; it must be " +
+            (kExpected == ort::kFloat ? "float" : "int64"));
+  }
+  void* data = nullptr;
+  check(api.tensor_data(const_cast<OrtValue*>(value), &data));
+  return {static_cast<const T*>(data), dims_of(api, info.get())};
+}
+
+template <typename T>
+Tensor<T> input(const Api& api, const OrtKernelContext* context, size_t index, const char* name) {
+  const OrtValue* value = nullptr;
+  check(api.input(context, index, &value));
+  if (value == nullptr) require(std::string("input ") + name + " is missing");
+  return read_tensor<T>(api, name, value);
+}
+
+inline bool has_input(const Api& api, const OrtKernelContext* context, size_t index) {
+  size_t count = 0;
+  check(api.input_count(context, &count));
+  const OrtValue* value = nullptr;
+  if (index < count) check(api.input(context, index, &value));
+  return value != nullptr;
+}
+
+template <typename T>
+T* output(const Api& api, OrtKernelContext* context, size_t index, const std::vector<int64_t>& dims) {
+  OrtValue* value = nullptr;
+  check(api.output(context, index, dims.data(), dims.size(), &value));
+  void* data = nullptr;
+  check(api.tensor_data(value, &data));
+  return static_cast<T*>(data);
+}
+
+inline constexpr char kNotConstant[] =
+    " is not a constant; store it as an initializer that no graph input overrides";
+
+// Nothing where the input is missing or not a constant.
+inline std::optional<Tensor<float>> constant_if_any(const Api& api, const OrtKernelInfo* info, size_t index,
+                                                    const char* name) {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  OrtStatus* status = api.constant_input(info, index, &is_constant, &value);
+  if (status != nullptr) api.release_status(status);
+  if (status != nullptr || is_constant == 0 || value == nullptr) return std::nullopt;
+  return read_tensor<float>(api, name, value);
+}
+
+inline Tensor<float> constant(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
+  std::optional<Tensor<float>> tensor = constant_if_any(api, info, index, name);
+  if (!tensor) require(std::string("input ") + name + kNotConstant);
+  return *std::move(tensor);
+}
+
+// False when the node lacks the attribute (or has it with another type, which ONNX Runtime reports alike).
+template <typename T>
+bool attribute(const Api& api, const OrtKernelInfo* info, const char* name, T* value) {
+  OrtStatus* status = api.attribute(info, name, value);
+  if (status == nullptr) return true;
+  api.release_status(status);
+  return false;
+}
+
+inline void attribute(const Api& api, const OrtKernelInfo* info, const char* name,
+                      std::vector<int64_t>* values) {
+  size_t size = 0;
+  OrtStatus* status = api.attribute_array(info, name, nullptr, &size);
+  if (status != nullptr) {
+    api.release_status(status);
+    return;
+  }
+  values->resize(size);
+  if (size > 0) check(api.attribute_array(info, name, values->data(), &size));
+}
+
+}  // namespace compress
+
+#endif  // COMPRESS_ORT_ACCESS_H_
