@@ -56,6 +56,13 @@ def prune(
     require_speedup: Annotated[
         float | None, typer.Option(min=0.0, help="Fail unless it is this many times as fast as before, here.")
     ] = None,
+    distill: Annotated[
+        Path | None, typer.Option(help="A checkpoint, usually the dense one, to imitate besides learning the labels.")
+    ] = None,
+    distill_weight: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Part of the loss that comes from --distill.")
+    ] = 0.7,
+    distill_temperature: Annotated[float, typer.Option(help="Of both softmaxes, above 0.")] = 4.0,
     seed: Annotated[int, typer.Option(help="Of the order of images, augmentation and start values.")] = 0,
     precision: Annotated[Precision, typer.Option(help="auto measures at the start which is faster.")] = Precision.AUTO,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
@@ -69,6 +76,7 @@ def prune(
     from compressor.pipeline.slim import Wishes
     from compressor.pipeline.slim import slim as run_slim
     from compressor.pipeline.steps import alignment_step
+    from compressor.pipeline.teacher import Distillation
     from compressor.select import Limits, parse_budget
     from compressor.train import progress_on
     from compressor.train.memory import keep_freed_memory
@@ -77,6 +85,7 @@ def prune(
     _refuse_mixture(dynamic, method, budget, density, plan, epochs)
     keep_freed_memory()
     settings = replace(FINE_TUNING, batch_size=batch_size, peak_lr=lr, precision=precision.value)
+    distillation = None if distill is None else Distillation(distill, distill_weight, distill_temperature)
     if dynamic:
         pruned = run_fbs(
             model,
@@ -89,6 +98,7 @@ def prune(
             seed=seed,
             settings=settings,
             method_settings=parse_settings(setting or []),
+            distillation=distillation,
             progress=progress_on(),
         )
         typer.echo(pruned.summary())
@@ -115,6 +125,7 @@ def prune(
         seed=seed,
         settings=settings,
         method_settings=parse_settings(setting or []),
+        distillation=distillation,
         progress=progress_on(),
     )
     typer.echo(slimmed.summary())

@@ -9,22 +9,31 @@ Small images live in one tensor and are augmented in batches; photographs are de
 """
 
 from compressor.data.dataset import Augmentation, Batch, Dataset, Loader, Preprocessing, Split, SplitName
+from compressor.data.loaders import LoaderSplit, from_loaders
 from compressor.data.order import num_batches
 from compressor.data.photos import PhotoSplit
 from compressor.data.small_images import TensorSplit
 from compressor.data.sources import FORMS, load
+from compressor.data.task import CLASSIFICATION, Loss, Metric, Task, accuracy
 
 __all__ = [
+    "CLASSIFICATION",
     "FORMS",
     "Augmentation",
     "Batch",
     "Dataset",
     "Loader",
+    "LoaderSplit",
+    "Loss",
+    "Metric",
     "PhotoSplit",
     "Preprocessing",
     "Split",
     "SplitName",
+    "Task",
     "TensorSplit",
+    "accuracy",
+    "from_loaders",
     "load",
     "num_batches",
 ]

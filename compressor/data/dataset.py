@@ -6,6 +6,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from compressor.data.task import CLASSIFICATION, Task
+
 __all__ = ["Augmentation", "Batch", "Dataset", "Loader", "Preprocessing", "Split", "SplitName"]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -78,13 +80,12 @@ class Loader:
 
 
 class Split(Protocol):
-    """Images with labels that can be walked over in batches."""
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Class of each image, int64 (N,)."""
+    """Images with labels, or other inputs with targets, that can be walked over in batches."""
 
     def __len__(self) -> int: ...
+
+    def num_batches(self, loader: Loader) -> int:
+        """Returns how many batches an epoch has, over all ranks together."""
 
     def batches(self, loader: Loader, preprocessing: Preprocessing) -> Iterator[Batch]:
         """Yields float32 (N, C, H, W), normalised, and int64 (N,)."""
@@ -101,6 +102,7 @@ class Dataset:
         train: What is learned from.
         val: What every decision is made on.
         test: What is reported, once.
+        task: What is learned: loss and metric.
     """
 
     name: str
@@ -109,10 +111,15 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+    task: Task = CLASSIFICATION
 
     def split(self, name: SplitName) -> Split:
         """Returns one split by name."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def num_batches(self, name: SplitName, loader: Loader) -> int:
+        """Returns how many batches an epoch over one split has, over all ranks together."""
+        return self.split(name).num_batches(loader)
 
     def batches(self, name: SplitName, loader: Loader) -> Iterator[Batch]:
         """Yields float32 (N, C, H, W), normalised, and int64 (N,), from one split."""

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from compressor.data.dataset import Batch, Loader, Preprocessing
-from compressor.data.order import batch_indices
+from compressor.data.order import batch_indices, num_batches
 from compressor.errors import DataError
 
 __all__ = ["IMAGE_SUFFIXES", "PhotoSplit", "list_folder"]
@@ -36,6 +36,10 @@ class PhotoSplit:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def num_batches(self, loader: Loader) -> int:
+        """Returns how many batches an epoch has, see `Split`."""
+        return num_batches(len(self), loader)
 
     def batches(self, loader: Loader, preprocessing: Preprocessing) -> Iterator[Batch]:
         """Yields normalised batches, see `Split`."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from compressor.data.dataset import Augmentation, Batch, Loader, Preprocessing
-from compressor.data.order import batch_indices, epoch_generator
+from compressor.data.order import batch_indices, epoch_generator, num_batches
 
 __all__ = ["TensorSplit", "augment", "mean_and_std", "normalise"]
 
@@ -31,6 +31,10 @@ class TensorSplit:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def num_batches(self, loader: Loader) -> int:
+        """Returns how many batches an epoch has, see `Split`."""
+        return num_batches(len(self), loader)
 
     def batches(self, loader: Loader, preprocessing: Preprocessing) -> Iterator[Batch]:
         """Yields normalised batches, see `Split`."""

@@ -4,14 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from compressor.data import Dataset, Loader, num_batches
+from compressor.data import Dataset, Loader
 from compressor.methods.base import ParameterGroup
 from compressor.methods.fbs import FBS, set_density
-from compressor.train import Progress, TrainRecord, TrainSettings, resume_path, train
+from compressor.train import Progress, Teacher, TrainRecord, TrainSettings, resume_path, train
 from compressor.train.state import load_state
 
 __all__ = ["DensityPerEpoch", "DensityRun", "lowering_path", "train_stage"]
@@ -73,6 +74,8 @@ class DensityRun:
         resume: go on with what an earlier run left beside `output`.
         settings: of the loop; epochs, warm-up and what is kept are the stage's.
         progress: where to say how it goes.
+        teacher: a network to imitate.
+        distillation: what is written about it, for the comparison when a run is resumed.
     """
 
     fbs: FBS
@@ -81,6 +84,8 @@ class DensityRun:
     resume: bool
     settings: TrainSettings
     progress: Progress
+    teacher: Teacher | None = None
+    distillation: dict[str, Any] | None = None  # JSON values
 
 
 def lowering_path(output: Path) -> Path:
@@ -101,6 +106,9 @@ def train_stage(
         warmup: part of the stage in which the learning rate rises, 0 to 1.
     """
     final = path == run.output
+    task = {"data": run.dataset.name, "densities": list(densities), "fbs": run.fbs.settings()}
+    if run.distillation is not None:
+        task["distillation"] = run.distillation
     settings = replace(
         run.settings,
         epochs=len(densities),
@@ -108,7 +116,7 @@ def train_stage(
         keep="best" if final else "last",
         # Not the other stage's order of images.
         seed=run.settings.seed + (1 if final else 0),
-        task=json.dumps({"data": run.dataset.name, "densities": list(densities), "fbs": run.fbs.settings()}),
+        task=json.dumps(task),
     )
     state = resume_path(path)
     if not run.resume and not final:
@@ -117,7 +125,7 @@ def train_stage(
     resume = run.resume and (state.is_file() or not (final and resume_path(lowering_path(run.output)).is_file()))
     done = len(load_state(state, settings).epochs) if resume else 0
     loader = Loader(settings.batch_size, shuffle=True)
-    steps = num_batches(len(run.dataset.train), loader)
+    steps = run.dataset.num_batches("train", loader)
     following = DensityPerEpoch(run.fbs, densities, steps_per_epoch=steps, first_epoch=done)
     low, high = min(densities), max(densities)
     epochs = f"{len(densities)} epoch{'' if len(densities) == 1 else 's'}"
@@ -131,6 +139,7 @@ def train_stage(
             method=following,
             checkpoint_path=path,
             resume=resume,
+            teacher=run.teacher,
             progress=run.progress,
         )
     finally:

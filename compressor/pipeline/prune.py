@@ -20,6 +20,7 @@ from compressor.methods.fbs import FBS, at_density, set_density
 from compressor.pipeline.density import DensityRun, lowering_path, train_stage
 from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.pruned import CurvePoint, PrunedNetwork, make_curve, write_pruned
+from compressor.pipeline.teacher import Distillation, load_teacher
 from compressor.pipeline.train import check_output, split_seed_of
 from compressor.train import Progress, TrainSettings, evaluate, resume_path
 
@@ -43,6 +44,7 @@ def prune(
     seed: int = 0,
     settings: TrainSettings | None = None,
     method_settings: dict[str, Any] | None = None,
+    distillation: Distillation | None = None,
     progress: Progress | None = None,
 ) -> PrunedNetwork:
     """Prunes a trained network and writes its checkpoint.
@@ -58,6 +60,7 @@ def prune(
         seed: order of images, augmentation, dropout, predictors' start weights.
         settings: batch size, peak learning rate and so on; its epochs, warm-up and seed are this function's.
         method_settings: fields of the method besides density and seed.
+        distillation: a network to imitate besides learning the labels.
         progress: where to say how it goes.
 
     Raises:
@@ -71,11 +74,14 @@ def prune(
     check_output(output, source=source)
     saved = load_for_pruning(Path(source), beside="fbs")
     dataset = matching_data(data, saved, seed)
+    teacher = load_teacher(distillation, saved)
     images = _images(dataset)
     start = _continued(saved, fbs) if saved.method == "fbs" else _attached(saved, fbs, dataset, images)
     densities = _schedule(fbs, epochs, start)
     model, fbs = start.model, start.fbs
-    run = DensityRun(fbs, dataset, output, resume, replace(settings or FINE_TUNING, seed=seed), progress)
+    learned_from = None if distillation is None else distillation.to_json()
+    settings = replace(settings or FINE_TUNING, seed=seed)
+    run = DensityRun(fbs, dataset, output, resume, settings, progress, teacher, learned_from)
 
     progress.line(f"dense: val accuracy {start.dense_val_top1:.2%}, {start.dense_macs / 1e6:.2f} M MACs")
     way = [value for value in densities if value > fbs.density]
@@ -108,6 +114,7 @@ def prune(
         "seed": seed,
         "split_seed": split_seed_of(saved, seed),
         "train": finishing.to_json(),
+        "distillation": learned_from,
         **start.about,
     }
     write_pruned(result, model, saved, fbs, about)

@@ -21,6 +21,7 @@ from compressor.methods.base import Method
 from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.prune import FINE_TUNING, load_for_pruning, matching_data
 from compressor.pipeline.speedup import MeasuredSpeedup, measure_speedup, require
+from compressor.pipeline.teacher import Distillation, load_teacher
 from compressor.pipeline.train import check_output, command_line, split_seed_of
 from compressor.plan import PruningPlan, check_plan, plan_from_json, plan_to_json
 from compressor.select import Budget, Limits, select
@@ -103,6 +104,7 @@ def slim(
     seed: int = 0,
     settings: TrainSettings | None = None,
     method_settings: dict[str, Any] | None = None,
+    distillation: Distillation | None = None,
     progress: Progress | None = None,
 ) -> SlimNetwork:
     """Removes channels from a trained network, fine-tunes it and writes its checkpoint.
@@ -118,6 +120,7 @@ def slim(
         seed: Order of images, augmentation, dropout.
         settings: Batch size, peak learning rate and so on of the fine-tuning.
         method_settings: Fields of the method.
+        distillation: A network to imitate in the fine-tuning besides learning the labels.
         progress: Where to say how it goes.
 
     Raises:
@@ -131,6 +134,7 @@ def slim(
     check_output(output, source=source)
     saved = load_for_pruning(source)
     dataset = matching_data(data, saved, seed)
+    teacher = load_teacher(distillation, saved)
     model = checkpoint.rebuild(saved)
     images = _images(dataset, _FOLDED_IMAGES)
     graph = trace(model, images[:2])
@@ -150,15 +154,20 @@ def slim(
     if wishes.require_speedup is not None:
         require(speedup, wishes.require_speedup, cost, dense_macs=before.macs, step=wishes.step)
 
-    task = json.dumps({"data": dataset.name, "plan": json.loads(plan_to_json(plan))})
-    tuning = replace(settings or FINE_TUNING, epochs=max(epochs, 1), seed=seed, task=task)
+    task = {"data": dataset.name, "plan": json.loads(plan_to_json(plan))}
+    if distillation is not None:
+        task["distillation"] = distillation.to_json()
+    tuning = replace(settings or FINE_TUNING, epochs=max(epochs, 1), seed=seed, task=json.dumps(task))
     record: dict[str, Any] = {"command": command_line(), "data": dataset.name, "seed": seed}
     record["split_seed"] = split_seed_of(saved, seed)
     val_top1 = val_cut
     if epochs:
-        trained = train(cut, dataset, settings=tuning, checkpoint_path=output, resume=resume, progress=progress)
+        trained = train(
+            cut, dataset, settings=tuning, checkpoint_path=output, resume=resume, teacher=teacher, progress=progress
+        )
         val_top1 = trained.val_top1
         record["train"] = trained.to_json()
+        record["distillation"] = task.get("distillation")
     test = evaluate(cut, dataset, "test").top1
     result = SlimNetwork(output, plan, cost, before, val_before, val_cut, val_top1, test, speedup)
     _write(result, cut, saved, scorer, record | {"method": method})

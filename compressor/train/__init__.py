@@ -1,5 +1,6 @@
 """Training and evaluation, on one process or many, with hooks for a pruning method."""
 
+from compressor.train.distillation import Teacher
 from compressor.train.evaluate import Evaluation, evaluate
 from compressor.train.hooks import TrainingMethod
 from compressor.train.loop import train
@@ -11,6 +12,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "Progress",
+    "Teacher",
     "TrainRecord",
     "TrainSettings",
     "TrainingMethod",

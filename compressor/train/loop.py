@@ -1,5 +1,7 @@
 """The training loop: stochastic gradient descent with hooks for a pruning method."""
 
+import functools
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -12,17 +14,18 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import nn
 
-from compressor.data import Dataset, Loader, num_batches
+from compressor.data import Dataset, Loader, Loss
 from compressor.errors import CheckpointError, CompressorError
+from compressor.train.distillation import Teacher
 from compressor.train.evaluate import evaluate
 from compressor.train.hooks import TrainingMethod
-from compressor.train.precision import Precision, choose_precision, make_fabric
+from compressor.train.precision import Precision, channels_last, choose_precision, make_fabric
 from compressor.train.progress import Progress
 from compressor.train.schedule import lr_factor, parameter_groups
 from compressor.train.settings import EpochRecord, TrainRecord, TrainSettings
 from compressor.train.state import RunState, load_state, resume_path, save_state
 
-__all__ = ["train"]
+__all__ = ["steps_per_epoch", "train"]
 
 
 def train(
@@ -34,6 +37,7 @@ def train(
     checkpoint_path: Path | None = None,
     resume: bool = False,
     before_epoch: Callable[[nn.Module, int], None] | None = None,
+    teacher: Teacher | None = None,
     progress: Progress | None = None,
 ) -> TrainRecord:
     """Trains `model` in place, leaves it with the kept epoch's weights, and returns what happened.
@@ -42,33 +46,35 @@ def train(
     that was killed and resumed goes on exactly where the last epoch ended, bit for bit on the CPU.
 
     Args:
-        model: Gives logits (N, classes); a method is already attached to it.
-        dataset: Train split to learn from, val split to choose the epoch by.
+        model: Gives what the data set's task takes, such as logits (N, classes); a method is already attached.
+        dataset: Train split to learn from, val split to choose the epoch by, the loss and the metric.
         settings: Hyper-parameters.
         method: Takes part through its hooks.
         checkpoint_path: Where the trained model will be stored, which is the caller's to do; the state goes
             to the same name with `.resume` behind it. None keeps no state.
         resume: Go on from the state beside `checkpoint_path`.
         before_epoch: Called with the model and the epoch, which counts from 0; sets a density, for example.
+        teacher: A network to imitate as well; it is moved to the run's device and put into evaluation mode.
         progress: Where to say how it goes; None is silent.
 
     Raises:
+        CompressorError: The loss is no longer a finite number; or label smoothing is asked for and the task's loss
+            is not cross-entropy.
         CheckpointError: `resume`, but there is no state, or it belongs to a run with other settings.
-        CompressorError: The loss is no longer a finite number.
         KeyboardInterrupt: Passed on; the state on disk is that of the last whole epoch.
     """
     if resume and checkpoint_path is None:
         raise ValueError("resume needs checkpoint_path, beside which the state was kept")
     state_file = None if checkpoint_path is None else resume_path(checkpoint_path)
     state = load_state(state_file, settings) if resume and state_file is not None else None
-    run = _begin(model, dataset, settings, method, state, progress or Progress())
+    run = _begin(model, dataset, settings, method, teacher, state, progress or Progress())
     epochs = [] if state is None else list(state.epochs)
     best_model = _copy(model) if state is None else state.best_model
     best_epoch = 0 if state is None else state.best_epoch
     if state_file is not None and state is None and run.fabric.is_global_zero:
         _save(state_file, run, epochs, best_model, best_epoch)
 
-    steps = num_batches(len(dataset.train), Loader(settings.batch_size, shuffle=True))
+    steps = steps_per_epoch(dataset, settings)
     run.progress.start("training", total=settings.epochs * steps, done=len(epochs) * steps)
     try:
         with torch.random.fork_rng(devices=[run.fabric.device] if run.fabric.device.type == "cuda" else []):
@@ -101,6 +107,7 @@ class _Run:
     """What stays the same over the epochs of one run."""
 
     model: nn.Module  # the caller's
+    loss: Loss
     wrapped: nn.Module  # the same network inside Fabric's wrapper: precision, gradients averaged over ranks
     optimizer: Any  # torch.optim.SGD inside Fabric's wrapper
     fabric: Fabric
@@ -108,6 +115,7 @@ class _Run:
     dataset: Dataset
     settings: TrainSettings
     method: TrainingMethod | None
+    teacher: Teacher | None
     progress: Progress
 
 
@@ -116,13 +124,15 @@ def _begin(
     dataset: Dataset,
     settings: TrainSettings,
     method: TrainingMethod | None,
+    teacher: Teacher | None,
     state: RunState | None,
     progress: Progress,
 ) -> _Run:
     """Changes `model` to where the run stands, moves it to its device, and returns all that the run needs."""
+    loss = _loss(dataset, settings.label_smoothing)
     if state is None:
         batches = dataset.batches("train", Loader(settings.batch_size, shuffle=True))
-        precision = choose_precision(model, batches, wanted=settings.precision)
+        precision = choose_precision(model, batches, loss=loss, wanted=settings.precision)
     else:
         precision = Precision(state.precision, channels_last=True, reason=state.precision_reason)
     fabric = make_fabric(precision)
@@ -135,7 +145,7 @@ def _begin(
         lr=settings.peak_lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        nesterov=settings.momentum > 0,
+        nesterov=settings.nesterov and settings.momentum > 0,
     )
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
@@ -145,7 +155,26 @@ def _begin(
         optimizer.load_state_dict(state.optimizer)
     progress = progress if fabric.is_global_zero else Progress()
     progress.line(f"precision: {precision.name} ({precision.reason})")
-    return _Run(model, wrapped, wrapped_optimizer, fabric, precision, dataset, settings, method, progress)
+    if teacher is not None:
+        teacher.model.eval().to(fabric.device).to(memory_format=torch.channels_last)
+    return _Run(
+        model, loss, wrapped, wrapped_optimizer, fabric, precision, dataset, settings, method, teacher, progress
+    )
+
+
+def steps_per_epoch(dataset: Dataset, settings: TrainSettings) -> int:
+    """Returns the batches of one epoch of a run, at least 1 unless the train split is empty."""
+    steps = dataset.num_batches("train", Loader(settings.batch_size, shuffle=True))
+    return min(steps, max(1, settings.epoch_images // settings.batch_size)) if settings.epoch_images else steps
+
+
+def _loss(dataset: Dataset, smoothing: float) -> Loss:
+    """The task's loss, with label smoothing where it is asked for."""
+    if not smoothing:
+        return dataset.task.loss
+    if dataset.task.loss is not F.cross_entropy:
+        raise CompressorError(f"label_smoothing is {smoothing:g}, but the loss is the caller's own; set it to 0")
+    return functools.partial(F.cross_entropy, label_smoothing=smoothing)
 
 
 def _load_weights(model: nn.Module, state: RunState) -> None:
@@ -176,8 +205,15 @@ def _one_epoch(run: _Run, epoch: int, steps: int) -> EpochRecord:
     run.model.train()
     loss_sum = torch.zeros((), device=fabric.device)
     lr = 0.0
-    for step, (images, labels) in enumerate(run.dataset.batches("train", loader), start=epoch * steps):
-        factor = lr_factor(step, total_steps=settings.epochs * steps, warmup_fraction=settings.warmup_fraction)
+    batches = itertools.islice(run.dataset.batches("train", loader), steps)
+    for step, (images, labels) in enumerate(batches, start=epoch * steps):
+        factor = lr_factor(
+            step,
+            total_steps=settings.epochs * steps,
+            warmup_fraction=settings.warmup_fraction,
+            schedule=settings.schedule,
+            lowest=settings.lowest_lr / settings.peak_lr if settings.peak_lr else 0.0,
+        )
         for group in run.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         lr = settings.peak_lr * factor
@@ -195,15 +231,19 @@ def _one_epoch(run: _Run, epoch: int, steps: int) -> EpochRecord:
     seconds = time.perf_counter() - start
     run.progress.line(
         f"epoch {epoch + 1}/{settings.epochs}  train loss {train_loss:.4f}  val loss {val.loss:.4f}  "
-        f"val accuracy {val.top1:.2%}  {seconds:.1f} s"
+        f"val {run.dataset.task.name} {val.top1:.2%}  {seconds:.1f} s"
     )
     return EpochRecord(epoch + 1, train_loss, val.loss, val.top1, lr, seconds)
 
 
 def _one_step(run: _Run, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Makes one update and returns the loss that was minimised, a scalar without gradient."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    loss = F.cross_entropy(run.wrapped(images), labels, label_smoothing=run.settings.label_smoothing)
+    inputs = channels_last(images)
+    outputs = run.wrapped(inputs)
+    loss = run.loss(outputs, labels)
+    if run.teacher is not None:
+        with run.fabric.autocast():
+            loss = run.teacher.mix(loss, outputs, inputs)
     penalty = run.method.penalty(run.model) if run.method is not None else None
     if penalty is not None:
         loss = loss + penalty

@@ -4,18 +4,18 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import nn
 
-from compressor.data import Batch
+from compressor.data import Batch, Loss
 
-__all__ = ["Precision", "choose_precision", "make_fabric"]
+__all__ = ["Precision", "as_float", "channels_last", "choose_precision", "make_fabric"]
 
 # A format that is not clearly faster is not worth its rounding; repeated measurements differ by about 5 %.
 _LEAST_GAIN = 1.1
@@ -39,7 +39,11 @@ class Precision:
 
 
 def choose_precision(
-    model: nn.Module, batches: Iterator[Batch], *, wanted: Literal["auto", "32", "bf16"] = "auto"
+    model: nn.Module,
+    batches: Iterator[Batch],
+    *,
+    loss: Loss = F.cross_entropy,
+    wanted: Literal["auto", "32", "bf16"] = "auto",
 ) -> Precision:
     """Returns the precision for a run of `model`, which is not changed.
 
@@ -51,6 +55,7 @@ def choose_precision(
     Args:
         model: The network that will be trained.
         batches: Training batches on the CPU; one is taken where something is measured.
+        loss: What is minimised.
         wanted: What the user asked for.
     """
     if wanted != "auto":
@@ -61,7 +66,7 @@ def choose_precision(
     if _world_size() > 1:
         return Precision("32", channels_last=True, reason="several processes on the CPU")
     batch = next(batches)
-    seconds = {name: _step_seconds(model, batch, bf16=name == "bf16") for name in ("32", "bf16")}
+    seconds = {name: _step_seconds(model, batch, loss, bf16=name == "bf16") for name in ("32", "bf16")}
     gain = seconds["32"] / seconds["bf16"]
     reason = f"a bf16 step takes {seconds['bf16'] * 1e3:.0f} ms, a float32 step {seconds['32'] * 1e3:.0f} ms"
     return Precision("bf16" if gain >= _LEAST_GAIN else "32", channels_last=True, reason=reason)
@@ -88,17 +93,40 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _step_seconds(model: nn.Module, batch: Batch, *, bf16: bool) -> float:
+def _step_seconds(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> float:
     """Returns the time of one forward and backward pass, not counting the first, which plans kernels."""
     trial = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
-    images = batch[0][:_MEASURED_IMAGES].contiguous(memory_format=torch.channels_last)
-    labels = batch[1][:_MEASURED_IMAGES]
+    inputs, targets = batch
+    if isinstance(inputs, torch.Tensor) and isinstance(targets, torch.Tensor):
+        inputs, targets = inputs[:_MEASURED_IMAGES], targets[:_MEASURED_IMAGES]
+    inputs = channels_last(inputs)
     start = 0.0
     with torch.random.fork_rng(devices=[]):
         for step in range(_MEASURED_STEPS + 1):
             if step == 1:
                 start = time.perf_counter()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                logits = trial(images)
-            torch.autograd.backward(F.cross_entropy(logits.float(), labels))
+                outputs = trial(inputs)
+            torch.autograd.backward(loss(as_float(outputs), targets))
     return (time.perf_counter() - start) / _MEASURED_STEPS
+
+
+# Inputs and outputs are nested as the caller's network likes, hence Any.
+def channels_last(values: Any) -> Any:
+    """Returns the values with all images (N, C, H, W) in them lying channels-last in memory."""
+    return _map(values, lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
+
+
+def as_float(values: Any) -> Any:
+    """Returns the values with all floating-point tensors in them as float32."""
+    return _map(values, lambda t: t.float() if t.is_floating_point() else t)
+
+
+def _map(values: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(values, torch.Tensor):
+        return change(values)
+    if isinstance(values, dict):
+        return {name: _map(value, change) for name, value in values.items()}
+    if isinstance(values, (tuple, list)):
+        return type(values)(_map(value, change) for value in values)
+    return values

@@ -158,3 +158,23 @@ def test_what_a_slim_network_cannot_be(
 def test_a_file_that_is_not_fast_enough_is_not_written(folder: Path, tmp_path: Path) -> None:
     assert compress("export", folder / "fbs.pt", "-o", tmp_path / "no.onnx", "--require-speedup", 1000) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", [("fbs", "--density", 0.5), ("l1", "--budget", "macs=0.5x")])
+def test_a_fine_tuning_imitates_the_dense_network(folder: Path, tmp_path: Path, method: tuple[object, ...]) -> None:
+    words = ("prune", folder / "dense.pt", "--method", *method, "--data", "digits", "--epochs", 2, "--batch-size", 64)
+    teacher = ("--distill", folder / "dense.pt", "--distill-weight", 0.5)
+    assert compress(*words, *teacher, "--precision", "32", "-o", tmp_path / "taught.pt") == 0
+    record = checkpoint.load(tmp_path / "taught.pt").record
+    assert record["distillation"] == {"teacher": str(folder / "dense.pt"), "weight": 0.5, "temperature": 4.0}
+
+
+def test_a_teacher_that_saw_the_validation_images_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ("train", "--arch", "digitsnet", "--data", "digits", "--epochs", 1, "--seed", 5, "--precision", "32")
+    assert compress(*train, "-o", tmp_path / "other.pt") == 0
+    words = ("prune", folder / "dense.pt", "--method", "fbs", "--density", 0.5, "--data", "digits")
+    assert compress(*words, "--distill", tmp_path / "other.pt", "-o", tmp_path / "fbs.pt") == 1
+    assert "held out other validation images" in capsys.readouterr().err
+    assert not (tmp_path / "fbs.pt").exists()
