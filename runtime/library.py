@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime.errors import LibraryNotFoundError
 from runtime.isas import Isa
 
-__all__ = ["LIBRARY_VARIABLE", "isas", "library_path"]
+__all__ = ["LIBRARY_VARIABLE", "isas", "library_path", "way_of"]
 
 LIBRARY_VARIABLE = "COMPRESS_LIBRARY"
 """Environment variable: path of the library to use instead of the installed one."""
@@ -47,6 +47,31 @@ def isas() -> list[Isa]:
     """
     path = library_path()
     return list(_NOT_BUILT if path is None else _read_isas(path))
+
+
+def way_of(node: str) -> str:
+    """Returns how the native layer of this node's name came to its outputs, the last time it ran in this process.
+
+    "packed": the winners' weights were squeezed together for that input; "all": every channel was computed from the
+    stored weights and the winners kept; "stored": every channel wins and is computed from them; "" where no native
+    layer of that name has run.
+
+    Raises:
+        LibraryNotFoundError: COMPRESS_LIBRARY is set but names no file, or the file is not our library.
+    """
+    path = library_path()
+    return "" if path is None else _read_way(path, node)
+
+
+def _read_way(path: Path, node: str) -> str:
+    try:
+        describe = ctypes.CDLL(str(path)).CompressWay
+    except (OSError, AttributeError) as error:
+        raise LibraryNotFoundError(f"{path} is not the library of native ops: {error}; build it again") from error
+    describe.restype = ctypes.c_char_p
+    describe.argtypes = [ctypes.c_char_p]
+    way: bytes = describe(node.encode())
+    return way.decode()
 
 
 @functools.cache

@@ -18,6 +18,7 @@ __all__ = ["Session"]
 # A node's op_type is field 4 of NodeProto, so 0x22, then the length, then the name. A function of that name is stored
 # under another field, so this finds uses only. Reading the file's graph would need the onnx package.
 _NATIVE_NODES = (b"\x22\x07FBSConv", b"\x22\x06Unpack")
+_QUANTIZE, _DEQUANTIZE = b"\x22\x0eQuantizeLinear", b"\x22\x10DequantizeLinear"
 _ERROR_LEVEL = 3  # ONNX Runtime's log levels: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
 
 
@@ -44,6 +45,7 @@ class Session:
         isa: str | None = None,
         stock: bool = False,
         providers: Sequence[str] = ("CPUExecutionProvider",),
+        profile_prefix: str | None = None,
     ) -> None:
         """Loads a model.
 
@@ -53,6 +55,8 @@ class Session:
             isa: Instruction set of the native kernels; None takes the best one here.
             stock: Run FBS layers on the function bodies the file carries, even where the library is built.
             providers: ONNX Runtime's execution providers, the preferred one first.
+            profile_prefix: Start of the name of the file that ONNX Runtime writes each node's times to; None writes
+                none. `onnx_session.end_profiling()` finishes it and returns its name.
 
         Raises:
             SessionError: The file is missing or not a model, or it needs the native library.
@@ -73,6 +77,13 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _ERROR_LEVEL
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile_prefix
+        if _is_weight_only(self.path):
+            # Else ONNX Runtime keeps each DequantizeLinear for a Q/DQ fusion that such a file has no use for, and works
+            # its weights out again at every run.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         library = None if stock else library_path()
         if library is not None:
             chosen = choose_isa(isa, isas())
@@ -133,12 +144,22 @@ class Session:
 
 
 def _has_native_nodes(path: Path) -> bool:
+    return any(_contains(path, _NATIVE_NODES))
+
+
+def _is_weight_only(path: Path) -> bool:
+    """Whether weights are dequantised and activations are not quantised."""
+    quantizes, dequantizes = _contains(path, (_QUANTIZE, _DEQUANTIZE))
+    return dequantizes and not quantizes
+
+
+def _contains(path: Path, words: Sequence[bytes]) -> list[bool]:
     try:
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 raise SessionError(f"{path} is empty; give an ONNX file")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return any(content.find(node) >= 0 for node in _NATIVE_NODES)
+                return [content.find(word) >= 0 for word in words]
     except OSError as error:
         raise SessionError(
             f"{path} cannot be read: {error.strerror or error}; give the path of an ONNX file"

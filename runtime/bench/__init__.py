@@ -7,6 +7,7 @@
 """
 
 from runtime.bench.candidate import PROVIDERS, Candidate
+from runtime.bench.nodes import NodeTime, profile_nodes
 from runtime.bench.run import BenchmarkStep, benchmark
 
-__all__ = ["PROVIDERS", "BenchmarkStep", "Candidate", "benchmark"]
+__all__ = ["PROVIDERS", "BenchmarkStep", "Candidate", "NodeTime", "benchmark", "profile_nodes"]

@@ -9,7 +9,7 @@ import onnxruntime
 
 from runtime.results import BenchmarkError
 
-__all__ = ["PROVIDERS", "Candidate", "check_candidates", "named", "onnxruntime_providers"]
+__all__ = ["PROVIDERS", "Candidate", "check_candidates", "named", "on_device", "onnxruntime_providers"]
 
 # ONNX Runtime hands a node to the first of these that has a kernel for it.
 PROVIDERS = {
@@ -77,6 +77,25 @@ def check_candidates(candidates: Sequence[Candidate]) -> None:
             problems.append(f"{candidate.path}: stock=True contradicts isa={candidate.isa!r}; give one of them")
     if problems:
         raise BenchmarkError("; ".join(dict.fromkeys(problems)))
+
+
+def on_device(candidates: Sequence[Candidate], provider: str) -> list[Candidate]:
+    """Returns the candidates as a provider runs them: the native kernels are for the processor alone.
+
+    >>> [one.stock for one in on_device([Candidate("x.onnx")], "cuda")]
+    [True]
+
+    Raises:
+        BenchmarkError: An instruction set is asked for on a device.
+    """
+    if provider == "cpu":
+        return list(candidates)
+    wrong = [str(candidate.path) for candidate in candidates if candidate.isa is not None]
+    if wrong:
+        raise BenchmarkError(
+            f"{', '.join(wrong)}: instruction sets are the processor's; leave them out with provider {provider!r}"
+        )
+    return [replace(candidate, stock=True) for candidate in candidates]
 
 
 def onnxruntime_providers(provider: str) -> tuple[str, ...]:

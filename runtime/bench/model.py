@@ -11,6 +11,13 @@ from runtime.session import Session
 __all__ = ["BenchmarkModel", "open_model"]
 
 
+# What a provider loads when it starts, besides onnxruntime-gpu itself.
+_LIBRARIES = {
+    "CUDAExecutionProvider": "an NVIDIA driver, CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')",
+    "TensorrtExecutionProvider": "an NVIDIA driver, CUDA, cuDNN and TensorRT (pip install tensorrt)",
+}
+
+
 @dataclass(frozen=True)
 class BenchmarkModel:
     """An open session with its description.
@@ -26,7 +33,15 @@ class BenchmarkModel:
     metadata: Mapping[str, str]
 
 
-def open_model(path: str, *, stock: bool, isa: str | None, providers: Sequence[str], threads: int) -> BenchmarkModel:
+def open_model(
+    path: str,
+    *,
+    stock: bool,
+    isa: str | None,
+    providers: Sequence[str],
+    threads: int,
+    profile_prefix: str | None = None,
+) -> BenchmarkModel:
     """Opens a model as a user would.
 
     Raises:
@@ -35,13 +50,18 @@ def open_model(path: str, *, stock: bool, isa: str | None, providers: Sequence[s
             device's.
     """
     try:
-        session = Session(path, threads=threads, isa=isa, stock=stock, providers=providers)
+        session = Session(
+            path, threads=threads, isa=isa, stock=stock, providers=providers, profile_prefix=profile_prefix
+        )
     except RuntimeLibraryError as error:
         # The parent puts the candidate's name in front.
-        raise BenchmarkError(str(error).removeprefix(f"{path}: ")) from error
+        raise BenchmarkError(str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")) from error
     started = session.onnx_session.get_providers()
     if providers[0] not in started:
-        raise BenchmarkError(f"ONNX Runtime could not start {providers[0]}; it offers {', '.join(started)} instead")
+        raise BenchmarkError(
+            f"ONNX Runtime could not start {providers[0]}; it offers {', '.join(started)} instead; "
+            f"install {_LIBRARIES.get(providers[0], 'what it needs')}"
+        )
     inputs = tuple(InputInfo(i.name, i.type, tuple(i.shape)) for i in session.onnx_session.get_inputs())
     metadata = dict(session.onnx_session.get_modelmeta().custom_metadata_map)
     return BenchmarkModel(session, inputs, metadata)

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.bench.candidate import Candidate, check_candidates, named, onnxruntime_providers
+from runtime.bench.candidate import Candidate, check_candidates, named, on_device, onnxruntime_providers
 from runtime.bench.process import WorkerProcess
 from runtime.bench.summary import Measurement, summarise
 from runtime.results import BenchmarkResult
@@ -67,7 +67,8 @@ def benchmark(
         min_time_s: Seconds of a round, at least; so fast models run more often.
         stock: For the plain paths: without the native library.
         isa: For the plain paths: instruction set of the native kernels; None is the best one here.
-        provider: "cpu", "cuda" or "tensorrt"; on a device the time includes the copies from and to the host.
+        provider: "cpu", "cuda" or "tensorrt"; on a device, inputs and outputs stay there, the time is that of a run
+            until the device has finished, and FBS layers run on their function bodies.
         timeout_s: Limit for one step (loading, warming up, one round).
         progress: Called before each step.
 
@@ -90,6 +91,7 @@ def benchmark(
     )
     check_candidates(candidates)
     providers = onnxruntime_providers(provider)
+    candidates = on_device(candidates, provider)
     num_steps = len(threads) * len(candidates) * (rounds + 2)
     steps = itertools.count(1)
 

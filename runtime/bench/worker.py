@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from runtime.bench.candidate import PROVIDERS
+from runtime.bench.device_run import DEVICES, bind
 from runtime.bench.footprint import peak_rss_bytes, rss_bytes
 from runtime.bench.inputs import make_inputs
 from runtime.bench.model import open_model
@@ -59,7 +61,8 @@ class Worker:
         before = rss_bytes()
         model = open_model(path, stock=stock, isa=isa, providers=providers, threads=threads)
         inputs = make_inputs(model.inputs, batch=batch, seed=seed)
-        self._run = lambda: model.session.run(inputs)
+        device = DEVICES.get(next((name for name, known in PROVIDERS.items() if known[0] == providers[0]), "cpu"))
+        self._run = (lambda: model.session.run(inputs)) if device is None else bind(model.session, inputs, device)
         return {
             "isa": model.session.isa,
             "warnings": model.session.warnings,

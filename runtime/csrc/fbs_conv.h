@@ -2,15 +2,18 @@
 #ifndef COMPRESS_FBS_CONV_H_
 #define COMPRESS_FBS_CONV_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 
+#include "chain.h"
 #include "geometry.h"
 #include "kernels/table.h"
 #include "layer.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "ways.h"
 
 namespace compress {
 
@@ -22,6 +25,9 @@ class FbsConv {
   // What check_input reads; the tensors' data pointers are not valid any more.
   const LayerSpec& spec() const { return spec_; }
 
+  // The way of the last run; it follows from the sizes alone.
+  const std::atomic<Way>& way() const { return way_; }
+
   // y [N, H', W', winners] and j [N, winners] from inputs that have passed check_input. Safe to call from
   // several threads at a time. Throws std::bad_alloc.
   void run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,
@@ -32,12 +38,19 @@ class FbsConv {
 
   std::shared_ptr<const Geometry> geometry(int64_t height, int64_t width) const;
   bool packs(const Geometry& geometry, int32_t channels) const;
-  void run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry, float* y,
-                  int64_t* j, const Parallel& parallel) const;
+  void run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry,
+                  const ChainLink::Next& next, float* y, int64_t* j, const Parallel& parallel) const;
   void choose(const float* x, const Geometry& geometry, const Work& work, int64_t* j,
               const Parallel& parallel) const;
   void convolve(const float* x, const Geometry& geometry, const Work& work, float* y,
                 const Parallel& parallel) const;
+  void convolve_alone(ConvTask task, const Geometry& geometry, const Work& work) const;
+  void convolve_together(const ConvTask& task, const Geometry& geometry, const Work& work, int threads,
+                         const Parallel& parallel) const;
+  void pack_panel(const Work& work, int32_t panel, int32_t slot, int32_t begin, int32_t end) const;
+  int32_t list_sources(const Work& work, int32_t panel) const;
+  int32_t list_next_saliency(const Work& work) const;
+  int32_t list_next_weights(const Work& work) const;
 
   LayerSpec spec_;
   const KernelTable* kernels_;
@@ -56,6 +69,8 @@ class FbsConv {
   const float* shift_;
   const float* post_shift_;  // null: absent
 
+  ChainLink link_;
+  mutable std::atomic<Way> way_ = Way::kNone;
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const Geometry> geometry_;  // of the last input size seen
 };

@@ -3,11 +3,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "fbs_conv.h"
 #include "op.h"
 #include "session_threads.h"
 #include "shape_inference.h"
+#include "ways.h"
 
 namespace compress {
 
@@ -18,6 +20,7 @@ struct FbsConvKernel {
   int threads;
   bool has_post_shift;
   std::unique_ptr<const FbsConv> layer;
+  WayEntry way;
 };
 
 constexpr char kFbsConv[] = "FBSConv";
@@ -51,10 +54,10 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
     spec.post_shift = constant_if_any(api, info, 6, "D");
     require(check_layer(spec));
     const Setting& setting = static_cast<const Op*>(op)->setting;
-    auto created = std::make_unique<FbsConvKernel>(
-        FbsConvKernel{api, setting.threads, spec.post_shift.has_value(),
-                      std::make_unique<const FbsConv>(spec, setting.kernels)});
-    *kernel = created.release();
+    auto layer = std::make_unique<const FbsConv>(spec, setting.kernels);
+    const std::atomic<Way>* const way = &layer->way();
+    *kernel = new FbsConvKernel{
+        api, setting.threads, spec.post_shift.has_value(), std::move(layer), {node_name(api, info), way}};
   });
 }
 

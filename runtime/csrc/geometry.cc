@@ -30,6 +30,17 @@ std::vector<Span> spans(const Axis& axis, int64_t size) {
 
 }  // namespace
 
+int32_t Geometry::first_tile(int64_t part, int64_t parts) const {
+  if (part == parts) return num_tiles;
+  // Before or behind the tile in which the equal share ends, whichever is nearer.
+  const int64_t wanted = tap_pixels * part / parts;
+  const auto behind = std::lower_bound(tile_work.begin(), tile_work.end(), wanted);
+  const auto tile = static_cast<int32_t>(behind - tile_work.begin());
+  const bool before_is_nearer =
+      tile > 0 && wanted - tile_work[static_cast<size_t>(tile - 1)] < *behind - wanted;
+  return before_is_nearer ? tile - 1 : tile;
+}
+
 Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
                        int32_t max_tile) {
   Geometry geometry = {};
@@ -38,6 +49,7 @@ Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64
   geometry.output_height = y.outputs(input_height);
   geometry.output_width = x.outputs(input_width);
 
+  geometry.tile_work.push_back(0);
   std::vector<size_t> first_run;
   const std::vector<Span> columns = spans(x, input_width);
   for (const Span& row : spans(y, input_height)) {
@@ -68,6 +80,10 @@ Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64
         }
       }
       region.num_runs = static_cast<int32_t>(geometry.runs.size() - first_run.back());
+      for (int64_t t = 1; t <= region.tiles; ++t) {
+        const int64_t pixels = region.pixels * t / region.tiles;
+        geometry.tile_work.push_back(geometry.tap_pixels + pixels * row.taps * column.taps);
+      }
       geometry.tap_pixels += static_cast<int64_t>(region.pixels) * row.taps * column.taps;
       geometry.regions.push_back(region);
     }

@@ -26,9 +26,14 @@ struct Geometry {
   std::vector<Region> regions;
   std::vector<Run> runs;  // the regions point into it
   int32_t num_tiles;
+  std::vector<int64_t> tile_work;  // of all tiles before this one, in tap_pixels; one entry more than tiles
   int64_t tap_pixels;  // sum over outputs of their valid taps: multiplications per input and output channel
 
   int64_t pixels() const { return output_height * output_width; }
+
+  // The first tile of part `part` of `parts`, cut so that all parts have about the same work; parts may be
+  // empty.
+  int32_t first_tile(int64_t part, int64_t parts) const;
 };
 
 // The geometry of a non-empty output, in tiles of at most `max_tile` pixels.

@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 
 namespace compress {
@@ -15,7 +16,7 @@ constexpr int64_t kMaxValues = std::numeric_limits<int32_t>::max();  // of one s
 std::string integer(int64_t value) { return std::to_string(value); }
 
 // True when the product of non-negative factors stays within kMaxValues.
-bool small_product(const std::vector<int64_t>& factors) {
+bool small_product(std::initializer_list<int64_t> factors) {
   int64_t product = 1;
   for (const int64_t factor : factors) {
     if (factor == 0) return true;
@@ -33,7 +34,7 @@ std::string check_list(const char* name, const std::vector<int64_t>& values, siz
          " values from " + integer(least) + " to " + integer(kMaxGeometry);
 }
 
-std::string check_shape(const char* name, const Tensor<float>& tensor, const std::vector<int64_t>& expected,
+std::string check_shape(const char* name, const Tensor<float>& tensor, const Dims& expected,
                         const LayerSpec& spec) {
   if (tensor.dims == expected) return "";
   return std::string(name) + " has shape " + text(tensor.dims) + "; with W of shape " +
@@ -65,7 +66,7 @@ std::string check_index(const Tensor<int64_t>& index, int64_t samples, int64_t p
 
 }  // namespace
 
-std::string text(const std::vector<int64_t>& dims) {
+std::string text(std::span<const int64_t> dims) {
   std::string result = "[";
   for (size_t i = 0; i < dims.size(); ++i) result += (i == 0 ? "" : ", ") + integer(dims[i]);
   return result + "]";
@@ -80,7 +81,7 @@ std::string check_layer(const LayerSpec& spec) {
       failed(check_list("dilations", spec.dilations, 2, 1))) {
     return error;
   }
-  const std::vector<int64_t>& w = spec.weight.dims;
+  const Dims& w = spec.weight.dims;
   if (w.size() != 4) return "W has shape " + text(w) + "; it must be [K, C, kh, kw]";
   for (size_t i = 0; i < 4; ++i) {
     const int64_t most = i < 2 ? kMaxChannels : kMaxGeometry;
@@ -151,6 +152,13 @@ std::string check_unpack(int64_t channels, const Tensor<float>& x, const Tensor<
     return "X has shape " + text(x.dims) + "; one sample may hold at most " + integer(kMaxValues) + " values";
   }
   return check_index(index, x.dims[0], x.dims[3], channels);
+}
+
+std::string check_sum(int64_t channels, const Tensor<float>& x, const Tensor<float>& z) {
+  const Dims expected = {x.dims[0], x.dims[1], x.dims[2], channels};
+  if (z.dims == expected) return "";
+  return "Z has shape " + text(z.dims) + "; with X of shape " + text(x.dims) + " and channels " +
+         integer(channels) + " it must be " + text(expected);
 }
 
 }  // namespace compress

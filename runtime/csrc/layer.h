@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "dims.h"
 #include "geometry.h"
 
 namespace compress {
@@ -15,7 +17,7 @@ namespace compress {
 template <typename T>
 struct Tensor {
   const T* data = nullptr;
-  std::vector<int64_t> dims;
+  Dims dims;
 };
 
 // Attributes and constant inputs.
@@ -42,7 +44,7 @@ struct LayerSpec {
 };
 
 // "[2, 3]"
-std::string text(const std::vector<int64_t>& dims);
+std::string text(std::span<const int64_t> dims);
 
 // Each returns an empty string, or what came and what is allowed.
 std::string check_layer(const LayerSpec& spec);
@@ -50,6 +52,8 @@ std::string check_layer(const LayerSpec& spec);
 std::string check_input(const LayerSpec& spec, const Tensor<float>& x, const Tensor<int64_t>& index);
 // X and I of Unpack, which has `channels` channels.
 std::string check_unpack(int64_t channels, const Tensor<float>& x, const Tensor<int64_t>& index);
+// Z of UnpackAdd, whose X and I have passed check_unpack.
+std::string check_sum(int64_t channels, const Tensor<float>& x, const Tensor<float>& z);
 
 }  // namespace compress
 

@@ -12,6 +12,7 @@
 #include "isa.h"
 #include "op.h"
 #include "scratch.h"
+#include "ways.h"
 
 #define COMPRESS_EXPORT __attribute__((visibility("default")))
 
@@ -24,7 +25,7 @@ std::atomic<const void*> registered_table = nullptr;
 // The ops for one instruction set and number of threads, in a domain that sessions share.
 struct Registration {
   Setting setting;
-  Op ops[2];
+  Op ops[3];
   OrtCustomOpDomain* domain;
 };
 
@@ -92,6 +93,7 @@ void register_ops(const Api& api, OrtSessionOptions* options) {
   created->setting = setting;
   describe(&created->ops[0], setting, describe_fbs_conv);
   describe(&created->ops[1], setting, describe_unpack);
+  describe(&created->ops[2], setting, describe_unpack_add);
   check(api.create_domain("compress", &created->domain));
   for (const Op& op : created->ops) check(api.domain_add(created->domain, &op));
   registrations->push_back(std::move(created));
@@ -132,6 +134,11 @@ COMPRESS_EXPORT const char* CompressIsa(int row, int column) {
     default:
       return nullptr;
   }
+}
+
+// The way that the layer of this node's name went last, in this process; "" where there is none.
+COMPRESS_EXPORT const char* CompressWay(const char* node) {
+  return compress::text(compress::find_way(node == nullptr ? "" : node));
 }
 
 // Working buffers allocated so far in this process: constant once every size has been seen.

@@ -49,6 +49,7 @@ enum Slot : int {
   kKernelInfoGetAttributeArrayInt64 = 163,
   kHasSessionConfigEntry = 237,
   kGetSessionConfigEntry = 238,
+  kKernelInfoGetNodeName = 244,
   kKernelInfoGetConstantInputTensor = 249,
   kShapeInferContextGetInputTypeShape = 268,
   kShapeInferContextGetAttribute = 269,
@@ -147,6 +148,10 @@ class Api {
     return at<OrtStatus*(const OrtKernelInfo*, const char*, int64_t*)>(kKernelInfoGetAttributeInt64)(
         info, name, out);
   }
+  // `size` counts the closing zero; called with a null `out` it only sets `size`.
+  OrtStatus* node_name(const OrtKernelInfo* info, char* out, size_t* size) const {
+    return at<OrtStatus*(const OrtKernelInfo*, char*, size_t*)>(kKernelInfoGetNodeName)(info, out, size);
+  }
   // `size` is set to the array's length; called with a null `out` it only sets `size`.
   OrtStatus* attribute_array(const OrtKernelInfo* info, const char* name, int64_t* out, size_t* size) const {
     return at<OrtStatus*(const OrtKernelInfo*, const char*, int64_t*, size_t*)>(
@@ -200,12 +205,13 @@ class Api {
                                                                                       length, bytes);
   }
 
- private:
+ protected:
   template <typename Function>
-  Function* at(Slot slot) const {
+  Function* at(int slot) const {
     return reinterpret_cast<Function*>(table_[slot]);
   }
 
+ private:
   void* const* table_;
 };
 

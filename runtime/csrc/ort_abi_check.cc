@@ -38,6 +38,7 @@ COMPRESS_CHECK_SLOT(99, ReleaseTensorTypeAndShapeInfo);
 COMPRESS_CHECK_SLOT(163, KernelInfoGetAttributeArray_int64);
 COMPRESS_CHECK_SLOT(237, HasSessionConfigEntry);
 COMPRESS_CHECK_SLOT(238, GetSessionConfigEntry);
+COMPRESS_CHECK_SLOT(244, KernelInfo_GetNodeName);
 COMPRESS_CHECK_SLOT(249, KernelInfoGetConstantInput_tensor);
 COMPRESS_CHECK_SLOT(268, ShapeInferContext_GetInputTypeShape);
 COMPRESS_CHECK_SLOT(269, ShapeInferContext_GetAttribute);

@@ -47,12 +47,16 @@ OrtStatus* guarded(const Api& api, const char* op, const Body& body) {
   }
 }
 
-inline std::vector<int64_t> dims_of(const Api& api, const OrtTensorTypeAndShapeInfo* info) {
+inline Dims dims_of(const Api& api, const OrtTensorTypeAndShapeInfo* info) {
   size_t rank = 0;
   check(api.rank(info, &rank));
-  std::vector<int64_t> dims(rank);
-  if (rank > 0) check(api.dims(info, dims.data(), rank));
-  return dims;
+  int64_t sizes[Dims::kMost];
+  if (rank > Dims::kMost) {
+    require("a tensor has " + std::to_string(rank) + " dimensions; at most " + std::to_string(Dims::kMost) +
+            " are read");
+  }
+  if (rank > 0) check(api.dims(info, sizes, rank));
+  return Dims(std::span<const int64_t>(sizes, rank));
 }
 
 struct ReleaseInfo {
@@ -95,7 +99,7 @@ inline bool has_input(const Api& api, const OrtKernelContext* context, size_t in
 }
 
 template <typename T>
-T* output(const Api& api, OrtKernelContext* context, size_t index, const std::vector<int64_t>& dims) {
+T* output(const Api& api, OrtKernelContext* context, size_t index, const Dims& dims) {
   OrtValue* value = nullptr;
   check(api.output(context, index, dims.data(), dims.size(), &value));
   void* data = nullptr;
@@ -121,6 +125,15 @@ inline Tensor<float> constant(const Api& api, const OrtKernelInfo* info, size_t 
   std::optional<Tensor<float>> tensor = constant_if_any(api, info, index, name);
   if (!tensor) require(std::string("input ") + name + kNotConstant);
   return *std::move(tensor);
+}
+
+inline std::string node_name(const Api& api, const OrtKernelInfo* info) {
+  size_t size = 0;
+  check(api.node_name(info, nullptr, &size));
+  std::string name(size, '\0');
+  check(api.node_name(info, name.data(), &size));
+  name.resize(std::char_traits<char>::length(name.c_str()));
+  return name;
 }
 
 // False when the node lacks the attribute (or has it with another type, which ONNX Runtime reports alike).

@@ -28,7 +28,7 @@ inline std::optional<InferredShape> inferred_input(const Api& api, const OrtShap
     if (status != nullptr) api.release_status(status);
     return std::nullopt;
   }
-  const std::vector<int64_t> dims = dims_of(api, info);
+  const Dims dims = dims_of(api, info);
   std::vector<const char*> names(dims.size(), "");
   if (!names.empty()) check(api.symbolic_dims(info, names.data(), names.size()));
   InferredShape shape;

@@ -14,7 +14,7 @@ constexpr int64_t kItemFloats = 1 << 16;
 }  // namespace
 
 void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x,
-            const Tensor<int64_t>& index, float* y, const Parallel& parallel) {
+            const Tensor<int64_t>& index, const Sum& sum, float* y, const Parallel& parallel) {
   const int64_t samples = x.dims[0];
   const int64_t pixels = x.dims[1] * x.dims[2];
   const auto k = static_cast<int32_t>(x.dims[3]);
@@ -50,6 +50,7 @@ void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x
       const int64_t first = static_cast<int64_t>(item) * item_pixels;
       kernels.unpack(x.data + (n * pixels + first) * k, std::min(item_pixels, pixels - first), k,
                      static_cast<int32_t>(channels), starts, counts, spread,
+                     sum.z == nullptr ? nullptr : sum.z + (n * pixels + first) * channels, sum.lower,
                      y + (n * pixels + first) * channels);
     });
   }

@@ -10,9 +10,15 @@
 
 namespace compress {
 
+// What unpacked planes are added to, and the lower bound of the sum.
+struct Sum {
+  const float* z;  // [N, H, W, channels]; null: nothing is added, nothing bounded
+  float lower;
+};
+
 // y [N, H, W, channels] from inputs that have passed check_unpack. Throws std::bad_alloc.
 void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x,
-            const Tensor<int64_t>& index, float* y, const Parallel& parallel);
+            const Tensor<int64_t>& index, const Sum& sum, float* y, const Parallel& parallel);
 
 }  // namespace compress
 

@@ -10,8 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.bench import BenchmarkStep, Candidate, benchmark
+import runtime
+from runtime.bench import PROVIDERS, BenchmarkStep, Candidate, benchmark, worker
+from runtime.bench.candidate import on_device
+from runtime.bench.device_run import bind
 from runtime.bench.footprint import file_bytes
+from runtime.bench.inputs import InputInfo, make_inputs
+from runtime.bench.model import open_model
 from runtime.bench.process import WorkerProcess
 from runtime.results import BenchmarkError
 
@@ -211,3 +216,29 @@ def test_bench_imports_neither_torch_nor_onnx():
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_a_bound_run_is_the_run(model_path):
+    session = runtime.Session(model_path)
+    inputs = make_inputs([InputInfo("x", "tensor(float)", ("n", 8))], batch=3, seed=1)
+    run = bind(session, inputs, "cpu")
+    first, again = run().copy_outputs_to_cpu(), run().copy_outputs_to_cpu()
+    for bound, other, plain in zip(first, again, session.run(inputs), strict=True):
+        np.testing.assert_array_equal(bound, plain)
+        np.testing.assert_array_equal(other, plain)
+
+
+def test_a_device_is_measured_with_bound_tensors_and_without_native_kernels(model_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(worker, "bind", lambda session, inputs, device: asked.append(device) or (lambda: None))
+    monkeypatch.setattr(
+        worker, "open_model", lambda path, **_: open_model(path, **{**_, "providers": PROVIDERS["cpu"]})
+    )
+    opened = worker.Worker()
+    arguments = {"path": model_path, "stock": True, "isa": None, "threads": 1, "batch": 1, "seed": 0}
+    for provider in ("cpu", "cuda", "tensorrt"):
+        opened.open(providers=list(PROVIDERS[provider]), **(arguments | {"path": str(model_path)}))
+    assert asked == ["cuda", "cuda"]
+    with pytest.raises(BenchmarkError, match="instruction sets are the processor's"):
+        on_device([Candidate("x.onnx", isa="avx2")], "cuda")
+    assert on_device([Candidate("x.onnx", isa="avx2")], "cpu")[0].isa == "avx2"

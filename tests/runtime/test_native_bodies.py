@@ -41,3 +41,17 @@ def test_native_equals_function_body(case, batch):
         np.testing.assert_allclose(y, expected_y, rtol=0, atol=TOLERANCE * np.abs(expected_y).max())
         # Where both are there the kernel wins: the same bits as without the body.
         np.testing.assert_array_equal(y, reference.open_session(bare, isa).run(None, feeds)[0])
+
+
+@pytest.mark.parametrize("lower", [-FLOAT_MAX, 0.0, 0.25])
+def test_native_sum_equals_function_body(lower):
+    rng = np.random.default_rng(0)
+    x, index = make_input(rng, live=9, channels=20, batch=2)
+    feeds = {"X": x, "I": index, "Z": rng.normal(size=(*x.shape[:3], 20)).astype(np.float32)}
+    bare = reference.unpack_add_model(20, lower)
+    complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
+    for isa in reference.isa_names():
+        for model in (bare, complete):
+            got = reference.open_session(model, isa).run(None, feeds)[0]
+            np.testing.assert_array_equal(got, stock.run(None, feeds)[0])

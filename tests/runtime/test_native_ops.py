@@ -175,6 +175,20 @@ def test_unpack(isa, channels):
             np.testing.assert_array_equal(y, reference.unpack(x, index, channels))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("lower", [-FLOAT_MAX, 0.0])
+@pytest.mark.parametrize("channels", [1, 5, 16, 33])
+def test_unpack_add(isa, lower, channels):
+    rng = np.random.default_rng(channels)
+    session = reference.open_session(reference.unpack_add_model(channels, lower), isa, 2)
+    for live, batch, rows in [(channels, 1, None), ((channels + 1) // 2, 3, None), (1, 2, 1)]:
+        x, index = make_input(rng, live=live, channels=channels, batch=batch, rows=rows, size=(3, 4))
+        z = rng.normal(size=(batch, 3, 4, channels)).astype(np.float32)
+        z[0, 0, 0, 0] = np.nan
+        (y,) = session.run(None, {"X": x, "I": index, "Z": z})
+        np.testing.assert_array_equal(y, np.maximum(z + reference.unpack(x, index, channels), np.float32(lower)))
+
+
 def test_shapes_may_change_between_runs():
     rng = np.random.default_rng(9)
     layer = make_layer(rng, channels=8, outputs=12, winners=5)

@@ -128,6 +128,16 @@ def test_unpack_refuses(x, index, message):
         session.run(None, {"X": x, "I": index})
 
 
+def test_unpack_add_refuses_planes_that_do_not_fit():
+    session = reference.open_session(reference.unpack_add_model(8))
+    x, index = np.zeros((1, 2, 3, 2), np.float32), np.array([[0, 7]])
+    message = r"UnpackAdd: Z has shape \[1, 2, 2, 8\]; with X of shape .* it must be \[1, 2, 3, 8\]"
+    with pytest.raises(Exception, match=message):
+        session.run(None, {"X": x, "I": index, "Z": np.zeros((1, 2, 2, 8), np.float32)})
+    with pytest.raises(Exception, match=r"UnpackAdd: I\[0, 1\] is 8; channels go from 0 to 7"):
+        session.run(None, {"X": x, "I": np.array([[0, 8]]), "Z": np.zeros((1, 2, 3, 8), np.float32)})
+
+
 @pytest.mark.parametrize("channels", [0, -1, 2**40])
 def test_unpack_refuses_a_number_of_channels(channels):
     x, index = np.zeros((1, 2, 2, 0), np.float32), np.zeros((1, 0), np.int64)

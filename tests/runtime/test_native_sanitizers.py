@@ -1,64 +1,59 @@
-"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, and what their object files may define."""
+"""The kernels under sanitizers, and what their object files may define."""
 
 import os
+import re
 import shutil
-import subprocess
-from pathlib import Path
 
+import native_build
+import native_reference as reference
 import pytest
 
-ROOT = Path(__file__).parents[2]
-CASES = 60
+CASES = 40
+DEBUG = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=", "-DCOMPRESS_HOST=ON")
+HOST = ("tests", "runtime", "native", "compress_host")
 
 
-def run(*command, cwd, environment=None):
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
-    return done.stdout
-
-
-def have_sanitizers(folder):
-    source = folder / "probe.cc"
-    source.write_text("int main() { return 0; }\n")
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if compiler is None or shutil.which("cmake") is None:
-        return False
-    flags = ["-std=c++20", "-fsanitize=address,undefined", str(source), "-o", str(folder / "probe")]
-    built = subprocess.run([compiler, *flags], capture_output=True, check=False)
-    return built.returncode == 0 and subprocess.run([folder / "probe"], check=False).returncode == 0
+def sanitized(tmp_path_factory, sanitizer):
+    folder = tmp_path_factory.mktemp(sanitizer.replace(",", "_"))
+    if not native_build.have_sanitizer(folder, sanitizer):
+        pytest.skip(f"no cmake, or no C++20 compiler with -fsanitize={sanitizer}")
+    return native_build.build(folder / "build", *DEBUG, f"-DCOMPRESS_SANITIZE={sanitizer}", targets=["compress_host"])
 
 
 @pytest.fixture(scope="module")
-def sanitized_build(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sanitized")
-    if not have_sanitizers(folder):
-        pytest.skip("no C++20 compiler with AddressSanitizer and UndefinedBehaviorSanitizer, or no cmake")
-    build = folder / "build"
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    options = ["-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=", "-DCOMPRESS_SANITIZE=ON", "-DCOMPRESS_HOST=ON"]
-    run("cmake", *generator, "-S", ROOT, "-B", build, *options, cwd=folder)
-    run("cmake", "--build", build, "--target", "compress_host", "--parallel", "2", cwd=folder)
-    return build
+def memory_build(tmp_path_factory):
+    return sanitized(tmp_path_factory, "address,undefined")
 
 
-def test_random_layers_are_right_and_touch_nothing_else(sanitized_build):
-    host = sanitized_build / "tests" / "runtime" / "native" / "compress_host"
+@pytest.fixture(scope="module")
+def thread_build(tmp_path_factory):
+    return sanitized(tmp_path_factory, "thread")
+
+
+def test_random_layers_are_right_and_touch_nothing_else(memory_build):
     environment = os.environ | {
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "ASAN_OPTIONS": "detect_stack_use_after_return=1",
     }
-    assert run(host, str(CASES), cwd=sanitized_build, environment=environment) == f"{CASES} cases are right\n"
+    said = native_build.run(memory_build.joinpath(*HOST), str(CASES), cwd=memory_build, environment=environment)
+    names = " ".join(reference.isa_names())
+    assert re.fullmatch(rf"\d+ shapes and {CASES} random cases are right: {names}\n", said)
 
 
-def test_an_instruction_set_defines_one_global_symbol(sanitized_build):
+def test_eight_threads_in_one_layer_do_not_race(thread_build):
+    said = native_build.run(thread_build.joinpath(*HOST), "threads", cwd=thread_build)
+    assert said == f"threads are right: {' '.join(reference.isa_names())}\n"
+
+
+def test_an_instruction_set_defines_one_global_symbol(memory_build):
     # Anything else compiled with its flags could be the copy the linker keeps for code that runs on every machine.
     if shutil.which("nm") is None:
         pytest.skip("no nm to read object files with")
-    objects = sorted(sanitized_build.glob("CMakeFiles/kernels_*.dir/**/*.o"))
+    objects = sorted(memory_build.glob("CMakeFiles/kernels_*.dir/**/*.o"))
     assert objects
     for path in objects:
-        isa = path.relative_to(sanitized_build / "CMakeFiles").parts[0].removeprefix("kernels_").removesuffix(".dir")
-        listing = run("nm", "--defined-only", "--extern-only", "--demangle", path, cwd=sanitized_build)
+        isa = path.relative_to(memory_build / "CMakeFiles").parts[0].removeprefix("kernels_").removesuffix(".dir")
+        listing = native_build.run("nm", "--defined-only", "--extern-only", "--demangle", path, cwd=memory_build)
         symbols = [line.split(maxsplit=2)[2] for line in listing.splitlines()]
         # The sanitizers add one of their own for each global variable.
         assert [name for name in symbols if not name.startswith("__odr_asan")] == [f"compress::kernels_{isa}"], path

@@ -38,7 +38,7 @@ def test_the_number_of_threads_changes_no_bit(name, isa):
             np.testing.assert_array_equal(got, want)
 
 
-def test_one_session_serves_many_threads():
+def test_one_session_serves_eight_threads():
     model, feeds = prepared("3x3", batch=2)
     session = reference.open_session(model, threads=2)
     single = {name: value[:1] for name, value in feeds.items()}
@@ -51,7 +51,7 @@ def test_one_session_serves_many_threads():
             if not all(map(np.array_equal, got, expected[id(case)])):
                 wrong.append(case)
 
-    workers = [threading.Thread(target=work, args=(case,)) for case in (feeds, single) * 3]
+    workers = [threading.Thread(target=work, args=(case,)) for case in (feeds, single) * 4]
     for worker in workers:
         worker.start()
     for worker in workers:

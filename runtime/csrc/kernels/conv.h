@@ -68,17 +68,21 @@ inline __attribute__((always_inline)) void add_row(const float* const* x, int64_
   }
 }
 
-// The next `count` lines to ask for, as offsets from *source; null where there are none.
-inline const int32_t* next_lines(compress::Prefetch* prefetch, int64_t count, const float** source) {
-  if (prefetch == nullptr || count > prefetch->num_rows) return nullptr;
-  if (prefetch->row + count > prefetch->num_rows) {
+// The next lines to ask for, at most `count`, as offsets from *source; *found says how many, 0 for none.
+inline const int32_t* next_lines(compress::Prefetch* prefetch, int64_t count, const float** source,
+                                 int64_t* found) {
+  *found = 0;
+  if (prefetch == nullptr) return nullptr;
+  if (prefetch->row == prefetch->num_rows) {
     prefetch->row = 0;
     ++prefetch->source;
   }
   if (prefetch->source >= prefetch->num_sources) return nullptr;
+  const int64_t left = prefetch->num_rows - prefetch->row;
+  *found = count < left ? count : left;
   *source = prefetch->sources[prefetch->source];
   const int32_t* lines = prefetch->rows + prefetch->row;
-  prefetch->row += static_cast<int32_t>(count);
+  prefetch->row += static_cast<int32_t>(*found);
   return lines;
 }
 
@@ -118,13 +122,12 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
       const float* row = tile.w + static_cast<int64_t>(run.tap) * task.channels * kLanes;
       const int64_t end = offset + static_cast<int64_t>(run.taps) * task.channels;
       if constexpr (kPartial == 1) {
-        const float* source;
-        const int32_t* lines = next_lines(task.prefetch, end - offset, &source);
-        if (lines != nullptr) {
-          for (; offset < end; ++offset, row += kLanes, ++lines) {
-            __builtin_prefetch(source + *lines, 0, 2);
-            add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
-          }
+        const float* source = nullptr;
+        int64_t found;
+        const int32_t* lines = next_lines(task.prefetch, end - offset, &source, &found);
+        for (const int64_t behind = offset + found; offset < behind; ++offset, row += kLanes, ++lines) {
+          __builtin_prefetch(source + *lines, 0, 2);
+          add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
         }
       }
       for (; offset + kPartial <= end; offset += kPartial) {

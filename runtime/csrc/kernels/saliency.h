@@ -21,42 +21,87 @@ inline Vec abs_sum(const float* x, int64_t pixels, int64_t stride, int left) {
   return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
 }
 
-void abs_sums(const float* x, int64_t pixels, int32_t channels, float* sums) {
+// Pixel after pixel, the four partial sums in memory, so that x is read as it lies: many channels put each
+// pixel on a page of its own.
+template <bool kCopy>
+inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, float* sums, float* copy,
+                              int64_t copy_pitch) {
+  for (int i = 0; i < 4 * channels; i += kLanes) store_first(sums + i, zero(), 4 * channels - i);
+  for (int64_t p = 0; p < pixels; p += 4, x += 4 * static_cast<int64_t>(channels)) {
+    const int rows = pixels - p < 4 ? static_cast<int>(pixels - p) : 4;
+    for (int c = 0; c < channels; c += kLanes) {
+      const int left = channels - c;
+#pragma GCC unroll 4
+      for (int i = 0; i < rows; ++i) {
+        const int64_t at = i * static_cast<int64_t>(channels) + c;
+        const Vec value = load_first(x + at, left);
+        store_first(sums + at, add(load_first(sums + at, left), absolute(value)), left);
+        if constexpr (kCopy) store_first(copy + i * copy_pitch + c, value, left);
+      }
+    }
+    if constexpr (kCopy) copy += 4 * copy_pitch;
+  }
+  for (int c = 0; c < channels; c += kLanes) {
+    const int left = channels - c;
+    const auto part = [&](int i) { return load_first(sums + i * channels + c, left); };
+    store_first(sums + c, add(add(part(0), part(1)), add(part(2), part(3))), left);
+  }
+}
+
+void abs_sums(const float* x, int64_t pixels, int32_t channels, float* sums, float* copy,
+              int64_t copy_pitch) {
+  constexpr int kMany = 128;
+  if (copy != nullptr) return abs_sums_streamed<true>(x, pixels, channels, sums, copy, copy_pitch);
+  if (channels >= kMany) return abs_sums_streamed<false>(x, pixels, channels, sums, nullptr, 0);
   int c = 0;
   for (; c + kLanes <= channels; c += kLanes)
     store(sums + c, abs_sum<false>(x + c, pixels, channels, kLanes));
   if (c < channels) store_first(sums + c, abs_sum<true>(x + c, pixels, channels, channels - c), channels - c);
 }
 
-// Outputs [o, o + kVectors * kLanes) of the predictor.
-template <int kVectors>
-inline void saliency_block(const float* u, const int32_t* live, int32_t channels, const float* a,
-                           int64_t pitch, const float* r, float slope, int32_t o, float* s) {
-  Vec sums[kVectors];
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) sums[v] = zero();
-  for (int c = 0; c < channels; ++c) {
-    const Vec value = broadcast(u + c);
-    const float* row = a + live[c] * pitch + o;
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) sums[v] = add(sums[v], mul(value, load(row + v * kLanes)));
+// s[first … last - 1] += the products of kRows rows, row after row. While they are added, the kRows after
+// them
+// (`next`, null where there are none) are asked for: the matrix is read once per call, mostly from far away.
+template <int kRows>
+inline void add_rows(const float* u, const float* const* rows, const float* const* next, int32_t first,
+                     int32_t last, float* s) {
+  constexpr int kLineFloats = 16;
+  Vec values[kRows];
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) values[i] = broadcast(u + i);
+  for (int o = first; o < last; o += kLanes) {
+    Vec sum = load(s + o);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) sum = add(sum, mul(values[i], load(rows[i] + o)));
+    store(s + o, sum);
+    if (next != nullptr && (kLanes >= kLineFloats || o % kLineFloats == 0)) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) __builtin_prefetch(next[i] + o, 0, 2);
+    }
   }
-  const Vec slopes = broadcast(&slope);
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v)
-    store(s + o + v * kLanes, leaky(add(sums[v], load(r + o + v * kLanes)), slopes));
 }
 
-// Blocks of eight vectors hide the latency of an addition and still fit the registers of every instruction
-// set.
 void saliency(const float* u, const int32_t* live, int32_t channels, const float* a, int64_t pitch,
               const float* r, float slope, int32_t first, int32_t last, float* s) {
-  int o = first;
-  for (; o + 8 * kLanes <= last; o += 8 * kLanes)
-    saliency_block<8>(u, live, channels, a, pitch, r, slope, o, s);
-  for (; o + 4 * kLanes <= last; o += 4 * kLanes)
-    saliency_block<4>(u, live, channels, a, pitch, r, slope, o, s);
-  for (; o < last; o += kLanes) saliency_block<1>(u, live, channels, a, pitch, r, slope, o, s);
+  constexpr int kRows = 4;
+  for (int o = first; o < last; o += kLanes) store(s + o, zero());
+  int c = 0;
+  const float* rows[2][kRows];
+  const auto find_rows = [&](int from, const float** found) {
+    for (int i = 0; i < kRows; ++i) found[i] = a + live[from + i] * pitch;
+  };
+  if (channels >= kRows) find_rows(0, rows[0]);
+  for (int turn = 0; c + kRows <= channels; c += kRows, turn ^= 1) {
+    const bool more = c + 2 * kRows <= channels;
+    if (more) find_rows(c + kRows, rows[turn ^ 1]);
+    add_rows<kRows>(u + c, rows[turn], more ? rows[turn ^ 1] : nullptr, first, last, s);
+  }
+  for (; c < channels; ++c) {
+    const float* row = a + live[c] * pitch;
+    add_rows<1>(u + c, &row, nullptr, first, last, s);
+  }
+  const Vec slopes = broadcast(&slope);
+  for (int o = first; o < last; o += kLanes) store(s + o, leaky(add(load(s + o), load(r + o)), slopes));
 }
 
 int32_t count_reaching(const int32_t* keys, int32_t count, int32_t least) {

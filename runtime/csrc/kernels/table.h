@@ -117,9 +117,12 @@ struct KernelTable {
   void (*squeeze)(const float* sums, int64_t pitch, int64_t pixels, const SqueezeStep* steps,
                   const int32_t* first_step, const Epilogue& epilogue, int32_t k, float* y);
 
-  // sums[c] = sum over pixels of |x[p][c]|. The order of additions is fixed (four interleaved partial sums),
-  // so every instruction set gives the same bits and picks the same winners.
-  void (*abs_sums)(const float* x, int64_t pixels, int32_t channels, float* sums);
+  // sums[c] = sum over pixels of |x[p][c]|; copy[p][c] = x[p][c] with row pitch copy_pitch, unless copy is
+  // null. sums has room for 4 * channels values and may be changed everywhere. The order of additions is
+  // fixed (four interleaved partial sums), so every instruction set gives the same bits and picks the same
+  // winners.
+  void (*abs_sums)(const float* x, int64_t pixels, int32_t channels, float* sums, float* copy,
+                   int64_t copy_pitch);
 
   // s[o] = leaky(sum over live c, ascending, of u[c] * a[live[c]][o] + r[o], slope) for o in [first, last),
   // both multiples of `lanes`; a [C][pitch], r and s padded to whole vectors. Products are rounded before
@@ -132,9 +135,10 @@ struct KernelTable {
 
   // y[p][c] = x[p][i] where index[i] == c, else 0: x [pixels][k], y [pixels][channels]; for block b of
   // `lanes` channels, counts[b] inputs from starts[b] on go to where spread[b * lanes …] points (lane of the
-  // input, or -1).
+  // input, or -1). With a sum z [pixels][channels], which may be y itself: y = max(y + z, lower), NaN passing
+  // through.
   void (*unpack)(const float* x, int64_t pixels, int32_t k, int32_t channels, const int32_t* starts,
-                 const int32_t* counts, const int32_t* spread, float* y);
+                 const int32_t* counts, const int32_t* spread, const float* z, float lower, float* y);
 };
 
 }  // namespace compress

@@ -1,13 +1,15 @@
-// Drives checks, layers and kernels without ONNX Runtime: random layers with a fixed seed on every
-// instruction set, held against plain loops in double precision. Built with sanitizers; every buffer has
-// exactly the size it must have, so that a read or write beyond it is seen. Prints one line and exits with 0
-// when all is well.
-//   compress_host [cases] [seed]
+// Drives checks, layers and kernels without ONNX Runtime: ragged shapes and random layers with a fixed seed
+// on every instruction set, held against plain loops in double precision; NaN inputs; one layer in eight
+// threads. Built with sanitizers; every buffer has exactly the size it must have, so that a read or write
+// beyond it is seen. Prints one line and exits with 0 when all is well.
+//   compress_host [random cases] [seed]
+//   compress_host threads    only what several threads do at a time
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -22,6 +24,7 @@
 
 namespace {
 
+using compress::Dims;
 using compress::FbsConv;
 using compress::Isa;
 using compress::LayerSpec;
@@ -87,11 +90,48 @@ struct Case {
   LayerSpec spec;
   std::vector<float> w, b, a, r, d, x;
   std::vector<int64_t> index;
-  std::vector<int64_t> x_dims, index_dims;
+  Dims x_dims, index_dims;
 
   Tensor<float> input() const { return {x.data(), x_dims}; }
   Tensor<int64_t> places() const { return {index.data(), index_dims}; }
 };
+
+// What a case may be told instead of leaving it to chance.
+struct Shape {
+  int64_t outputs, channels, height, width, kernel, stride, dilation;
+};
+
+void fill(Case& c, const Dims& weight, const Dims& plane, Random& random) {
+  const int64_t outputs = weight[0], channels = weight[1];
+  LayerSpec& spec = c.spec;
+  spec.winners = random.chance(0.3) ? outputs : random.integer(1, outputs);
+  spec.lower = random.chance(0.5) ? 0.0f : -std::numeric_limits<float>::max();
+  spec.upper = random.chance(0.5) ? 6.0f : std::numeric_limits<float>::max();
+  spec.saliency_slope = random.chance(0.5) ? 0.0f : 0.25f;
+  spec.normalize = random.integer(0, 1);
+  // Sums of about 1, so that the clamp does not hide how large the terms were.
+  const int64_t terms = channels * weight[2] * weight[3];
+  c.w = random.floats(outputs * terms, 1.0f / std::sqrt(static_cast<float>(terms)));
+  c.b = random.floats(outputs);
+  c.a = random.floats(channels * outputs, 1.0f / std::sqrt(static_cast<float>(channels)));
+  c.r = random.floats(outputs);
+  for (float& value : c.r) value += 2.0f;  // a sum near 0 would let normalisation blow up the rounding
+  c.d = random.floats(outputs);
+  spec.weight = {c.w.data(), weight};
+  spec.shift = {c.b.data(), {outputs}};
+  spec.saliency_weight = {c.a.data(), {channels, outputs}};
+  spec.saliency_bias = {c.r.data(), {outputs}};
+  if (random.chance(0.3)) spec.post_shift = Tensor<float>{c.d.data(), {outputs}};
+
+  const int64_t live = random.chance(0.4) ? channels : random.integer(1, channels);
+  c.x_dims = {plane[0], plane[1], plane[2], live};
+  c.x = random.floats(plane[0] * plane[1] * plane[2] * live);
+  c.index_dims = {random.chance(0.3) ? 1 : plane[0], live};
+  for (int64_t n = 0; n < c.index_dims[0]; ++n) {
+    const std::vector<int64_t> row = random.subset(live, channels);
+    c.index.insert(c.index.end(), row.begin(), row.end());
+  }
+}
 
 Case random_case(Random& random) {
   Case c;
@@ -100,38 +140,45 @@ Case random_case(Random& random) {
   const int64_t channels = random.one_of(sizes);
   const int64_t kh = random.one_of({1, 3, 3, 3, 5, 7});
   const int64_t kw = random.chance(0.8) ? kh : random.one_of({1, 2, 3, 5});
-  LayerSpec& spec = c.spec;
-  spec.winners = random.chance(0.3) ? outputs : random.integer(1, outputs);
-  spec.strides = {random.integer(1, 3), random.integer(1, 3)};
-  spec.dilations = {random.one_of({1, 1, 2, 3}), random.one_of({1, 1, 2, 3})};
-  for (int64_t& pad : spec.pads) pad = random.integer(0, 4);
-  spec.lower = random.chance(0.5) ? 0.0f : -std::numeric_limits<float>::max();
-  spec.upper = random.chance(0.5) ? 6.0f : std::numeric_limits<float>::max();
-  spec.saliency_slope = random.chance(0.5) ? 0.0f : 0.25f;
-  spec.normalize = random.integer(0, 1);
-  // Sums of about 1, so that the clamp does not hide how large the terms were.
-  c.w = random.floats(outputs * channels * kh * kw, 1.0f / std::sqrt(static_cast<float>(channels * kh * kw)));
-  c.b = random.floats(outputs);
-  c.a = random.floats(channels * outputs, 1.0f / std::sqrt(static_cast<float>(channels)));
-  c.r = random.floats(outputs);
-  for (float& value : c.r) value += 2.0f;  // a sum near 0 would let normalisation blow up the rounding
-  c.d = random.floats(outputs);
-  spec.weight = {c.w.data(), {outputs, channels, kh, kw}};
-  spec.shift = {c.b.data(), {outputs}};
-  spec.saliency_weight = {c.a.data(), {channels, outputs}};
-  spec.saliency_bias = {c.r.data(), {outputs}};
-  if (random.chance(0.3)) spec.post_shift = Tensor<float>{c.d.data(), {outputs}};
-
-  const int64_t samples = random.integer(1, 4);
-  const int64_t live = random.chance(0.4) ? channels : random.integer(1, channels);
-  c.x_dims = {samples, random.integer(1, 19), random.integer(1, 17), live};
-  c.x = random.floats(samples * c.x_dims[1] * c.x_dims[2] * live);
-  c.index_dims = {random.chance(0.3) ? 1 : samples, live};
-  for (int64_t n = 0; n < c.index_dims[0]; ++n) {
-    const std::vector<int64_t> row = random.subset(live, channels);
-    c.index.insert(c.index.end(), row.begin(), row.end());
-  }
+  c.spec.strides = {random.integer(1, 3), random.integer(1, 3)};
+  c.spec.dilations = {random.one_of({1, 1, 2, 3}), random.one_of({1, 1, 2, 3})};
+  for (int64_t& pad : c.spec.pads) pad = random.integer(0, 4);
+  fill(c, {outputs, channels, kh, kw}, {random.integer(1, 4), random.integer(1, 19), random.integer(1, 17)},
+       random);
   return c;
+}
+
+Case shaped_case(const Shape& shape, Random& random) {
+  Case c;
+  c.spec.strides = {shape.stride, shape.stride};
+  c.spec.dilations = {shape.dilation, shape.dilation};
+  c.spec.pads = std::vector<int64_t>(4, shape.dilation * (shape.kernel / 2));
+  fill(c, {shape.outputs, shape.channels, shape.kernel, shape.kernel}, {1, shape.height, shape.width},
+       random);
+  return c;
+}
+
+// Around whole vectors, from one pixel to many tiles.
+std::vector<Shape> ragged_shapes() {
+  const std::vector<int64_t> ragged = {1, 15, 16, 17, 33};
+  std::vector<Shape> shapes;
+  for (const int64_t outputs : ragged) {
+    for (const int64_t channels : ragged) {
+      shapes.push_back({outputs, channels, 1, 1, 3, 1, 1});
+      shapes.push_back({outputs, channels, 5, 7, 1, 1, 1});
+    }
+    for (const int64_t stride : {1, 2}) {
+      for (const int64_t dilation : {1, 2}) {
+        shapes.push_back({outputs, 3, 1, 61, 3, stride, dilation});
+        shapes.push_back({outputs, 3, 57, 1, 3, stride, dilation});
+        shapes.push_back({outputs, 2, 14, 15, 3, stride, dilation});
+      }
+    }
+    shapes.push_back({outputs, 2, 57, 61, 3, 1, 1});
+  }
+  shapes.push_back({33, 3, 57, 61, 7, 2, 1});
+  shapes.push_back({17, 15, 57, 61, 1, 1, 1});
+  return shapes;
 }
 
 // Plain loops over one sample; `saliency` comes from the kernels, whose choice of winners is checked apart.
@@ -245,6 +292,101 @@ void run_case(const Case& c, const std::string& number) {
   }
 }
 
+// NaN and infinity anywhere in the input: every instruction set picks the same winners, each of them once.
+void run_not_finite(Case c, Random& random, const std::string& number) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (int i = 0; i < 3; ++i) {
+    const auto at = static_cast<size_t>(random.integer(0, static_cast<int64_t>(c.x.size()) - 1));
+    c.x[at] = random.chance(0.6) ? NAN : random.chance(0.5) ? infinity : -infinity;
+  }
+  if (!check_input(c.spec, c.input(), c.places()).empty()) return;
+  const int64_t height = c.spec.y().outputs(c.x_dims[1]), width = c.spec.x().outputs(c.x_dims[2]);
+  const int64_t samples = c.x_dims[0], winners = c.spec.winners;
+  std::vector<int64_t> first_j;
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (!isa->supported()) continue;
+    const std::string name = number + " not finite " + isa->name;
+    std::vector<float> y(static_cast<size_t>(samples * height * width * winners));
+    std::vector<int64_t> j(static_cast<size_t>(samples * winners), -1);
+    FbsConv(c.spec, isa->kernels).run(c.input(), c.places(), y.data(), j.data(), Parallel());
+    if (first_j.empty()) first_j = j;
+    expect(j == first_j, name + ": other winners");
+    for (size_t i = 0; i < j.size(); ++i) {
+      const int64_t least = i % static_cast<size_t>(winners) == 0 ? 0 : j[i - 1] + 1;
+      expect(j[i] >= least && j[i] < c.spec.outputs(), name + ": not an ascending list of channels");
+    }
+  }
+}
+
+// Layers that follow each other ask for what the next one reads: whoever that was last time, gone or not, the
+// results stay.
+void run_in_turn(Random& random) {
+  const std::vector<Shape> shapes = {
+      {33, 17, 14, 15, 3, 1, 1}, {65, 33, 9, 9, 3, 1, 1}, {48, 65, 5, 7, 1, 1, 1}};
+  // So many weights that asking pays; never run.
+  const Case large = shaped_case({1024, 1100, 1, 1, 1, 1, 1}, random);
+  std::vector<Case> cases;
+  for (const Shape& shape : shapes) cases.push_back(shaped_case(shape, random));
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (!isa->supported()) continue;
+    const auto result = [&](const FbsConv& layer, const Case& c) {
+      const int64_t pixels = c.x_dims[1] * c.x_dims[2];
+      std::vector<float> y(static_cast<size_t>(pixels * c.spec.winners));
+      std::vector<int64_t> j(static_cast<size_t>(c.spec.winners));
+      layer.run(c.input(), c.places(), y.data(), j.data(), Parallel());
+      return y;
+    };
+    const FbsConv large_layer(large.spec, isa->kernels);
+    std::vector<std::vector<float>> expected;
+    std::vector<std::unique_ptr<FbsConv>> layers;
+    for (const Case& c : cases) {
+      expected.push_back(result(FbsConv(c.spec, isa->kernels), c));
+      layers.push_back(std::make_unique<FbsConv>(c.spec, isa->kernels));
+    }
+    for (int turn = 0; turn < 40; ++turn) {
+      const auto which = static_cast<size_t>(random.integer(0, 2));
+      if (random.chance(0.2)) layers[which] = std::make_unique<FbsConv>(cases[which].spec, isa->kernels);
+      expect(result(*layers[which], cases[which]) == expected[which],
+             std::string(isa->name) + ": a layer depends on those before it");
+    }
+  }
+}
+
+// Eight threads in one layer at a time, with inputs of two sizes: what the layer remembers of a size changes
+// under their hands.
+void run_concurrently(Random& random) {
+  constexpr size_t kThreads = 8;
+  constexpr int kRounds = 6;
+  const Case large = shaped_case({33, 17, 14, 15, 3, 1, 1}, random);
+  Case small = large;  // its left half; the layer's weights stay those of `large`
+  small.x_dims[2] = 7;
+  small.x.resize(static_cast<size_t>(14 * 7 * small.x_dims[3]));
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (!isa->supported()) continue;
+    const FbsConv layer(large.spec, isa->kernels);
+    const auto result = [&](const Case& c, bool threaded) {
+      std::vector<float> y(static_cast<size_t>(14 * c.x_dims[2] * c.spec.winners));
+      std::vector<int64_t> j(static_cast<size_t>(c.spec.winners));
+      layer.run(c.input(), c.places(), y.data(), j.data(),
+                threaded ? Parallel(3, run_on_threads, nullptr) : Parallel());
+      return y;
+    };
+    const std::vector<float> expected[] = {result(large, false), result(small, false)};
+    std::vector<std::thread> threads;
+    std::vector<char> good(kThreads, 1);
+    for (size_t t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        for (int round = 0; round < kRounds; ++round) {
+          const size_t which = (t + static_cast<size_t>(round)) % 2;
+          if (result(which == 0 ? large : small, t == 0) != expected[which]) good[t] = 0;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const char one : good) expect(one != 0, std::string(isa->name) + ": threads disturb each other");
+  }
+}
+
 // Any change to a good case must be refused or run; under the sanitizers, nothing else can happen.
 void run_damaged(Case c, Random& random) {
   const std::vector<int64_t> odd = {0,
@@ -319,26 +461,58 @@ void run_unpack(Random& random, const std::string& number) {
       }
     }
   }
+  const std::vector<float> z = random.floats(static_cast<int64_t>(expected.size()));
+  const float lower = random.chance(0.5) ? 0.0f : -std::numeric_limits<float>::max();
+  const Tensor<float> summand = {z.data(), {samples, height, width, channels}};
+  expect(check_sum(channels, input, summand).empty(), number + ": sum refused");
+  expect(!check_sum(channels + 1, input, summand).empty(), number + ": sum of other planes accepted");
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
     std::vector<float> y(expected.size(), NAN);
-    compress::unpack(*isa->kernels, channels, input, places, y.data(), Parallel(3, run_on_threads, nullptr));
+    const Parallel threads(3, run_on_threads, nullptr);
+    compress::unpack(*isa->kernels, channels, input, places, {nullptr, 0.0f}, y.data(), threads);
     expect(y == expected, number + " " + isa->name + ": wrong unpack");
+    compress::unpack(*isa->kernels, channels, input, places, {z.data(), lower}, y.data(), threads);
+    for (size_t i = 0; i < y.size(); ++i) {
+      expect(y[i] == std::max(expected[i] + z[i], lower), number + " " + isa->name + ": wrong sum");
+    }
   }
+}
+
+// " avx2 generic"
+std::string isa_names() {
+  std::string names;
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (isa->supported()) names += std::string(" ") + isa->name;
+  }
+  return names;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "threads") {
+    Random random(1);
+    run_concurrently(random);
+    std::printf("threads are right:%s\n", isa_names().c_str());
+    return 0;
+  }
   const int cases = argc > 1 ? std::atoi(argv[1]) : 200;
   Random random(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1);
+  const std::vector<Shape> shapes = ragged_shapes();
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    run_case(shaped_case(shapes[i], random), "shape " + std::to_string(i));
+  }
+  run_in_turn(random);
+  run_concurrently(random);
   for (int i = 0; i < cases; ++i) {
     const std::string number = "case " + std::to_string(i);
     const Case c = random_case(random);
     run_case(c, number);
+    run_not_finite(c, random, number);
     for (int k = 0; k < 4; ++k) run_damaged(c, random);
     run_unpack(random, number);
   }
-  std::printf("%d cases are right\n", cases);
+  std::printf("%zu shapes and %d random cases are right:%s\n", shapes.size(), cases, isa_names().c_str());
   return 0;
 }

@@ -121,7 +121,7 @@ def fbs_model(layer, *, shape=("N", "H", "W", "Cx"), computed=(), types=None, **
     ]
     kept = {name: value for name, value in (layer.attributes() | attributes).items() if value is not None}
     node = helper.make_node("FBSConv", ["X", "I", *present], ["Y", "J"], domain="compress", **kept)
-    return _model(node, inputs, outputs, initializers)
+    return _model([node], inputs, outputs, initializers)
 
 
 def unpack_model(channels):
@@ -130,11 +130,38 @@ def unpack_model(channels):
         helper.make_tensor_value_info("X", TensorProto.FLOAT, [None] * 4),
         helper.make_tensor_value_info("I", TensorProto.INT64, [None] * 2),
     ]
-    return _model(node, inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
+    return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
 
 
-def _model(node, inputs, outputs, initializers):
-    graph = helper.make_graph([node], "one_node", inputs, outputs, initializers)
+def unpack_add_model(channels, lower=-FLOAT_MAX):
+    node = helper.make_node("UnpackAdd", ["X", "I", "Z"], ["Y"], domain="compress", channels=channels, lower=lower)
+    inputs = [
+        helper.make_tensor_value_info("X", TensorProto.FLOAT, [None] * 4),
+        helper.make_tensor_value_info("I", TensorProto.INT64, [None] * 2),
+        helper.make_tensor_value_info("Z", TensorProto.FLOAT, [None] * 4),
+    ]
+    return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
+
+
+def chain_model(layers, size):
+    """FBSConv after FBSConv, then Unpack: one float input X [1, *size, C], its channels all there; one output."""
+    channels, outputs = layers[0].constants["W"].shape[1], layers[-1].constants["W"].shape[0]
+    nodes, initializers = [], [numpy_helper.from_array(np.arange(channels)[None], "channels")]
+    x, index = "X", "channels"
+    for number, layer in enumerate(layers):
+        names = [f"{name}{number}" for name in layer.constants]
+        initializers += map(numpy_helper.from_array, layer.constants.values(), names)
+        y, j = f"Y{number}", f"J{number}"
+        named = {"name": f"layer{number}", "domain": "compress"}
+        nodes.append(helper.make_node("FBSConv", [x, index, *names], [y, j], **named, **layer.attributes()))
+        x, index = y, j
+    nodes.append(helper.make_node("Unpack", [x, index], ["Y"], name="unpack", domain="compress", channels=outputs))
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, [1, *size, channels])]
+    return _model(nodes, inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], initializers)
+
+
+def _model(nodes, inputs, outputs, initializers):
+    graph = helper.make_graph(nodes, "model", inputs, outputs, initializers)
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("compress", 1)]
     return helper.make_model(graph, opset_imports=domains, ir_version=10).SerializeToString()
 

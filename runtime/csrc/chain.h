@@ -1,0 +1,54 @@
+// Which layer runs after which, learnt from the runs themselves: while a layer ends, it can ask memory for
+// what the next one will read first. A hint only: a wrong guess costs time, never a result.
+#ifndef COMPRESS_CHAIN_H_
+#define COMPRESS_CHAIN_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace compress {
+
+// What a layer reads first. The pointers are only ever handed to a prefetch, which may be given any address:
+// the layer may be gone by then.
+struct FirstReads {
+  int32_t inputs;
+  const float* saliency_weight;  // [inputs][saliency_pitch]
+  int32_t saliency_pitch;
+  const float* weight;  // `weight_sources` vectors, vector_stride apart, each [inputs][channel_stride]
+  int32_t weight_sources;
+  int64_t vector_stride;
+  int32_t channel_stride;
+};
+
+// One layer's place among those that run.
+class ChainLink {
+ public:
+  ChainLink();
+  ~ChainLink();
+  ChainLink(const ChainLink&) = delete;
+  ChainLink& operator=(const ChainLink&) = delete;
+
+  // To be called once, before the first enter(). `bytes`: of all the layer's weights.
+  void describe(const FirstReads& reads, size_t bytes);
+
+  // What the layer that followed this one last time reads first, and whether it then read every input.
+  struct Next {
+    std::shared_ptr<const FirstReads> reads;  // null: nobody has followed yet, or weights are near
+    bool every_input = false;
+    bool weights_are_far = false;  // of all layers: too many for the caches
+  };
+
+  // Called when a run of this layer begins: it follows the layer that ran on this thread before.
+  Next enter(bool every_input) const;
+
+ private:
+  const int64_t id_;
+  size_t bytes_ = 0;
+  std::shared_ptr<const FirstReads> reads_;
+  mutable Next next_;  // guarded by the chain's mutex
+};
+
+}  // namespace compress
+
+#endif  // COMPRESS_CHAIN_H_
