@@ -21,7 +21,7 @@ from onnx import FunctionProto, parser
 
 from exporters import opset
 
-__all__ = ["FBSVariant", "fbs_conv_body", "unpack_body"]
+__all__ = ["UNPACK_ADD_ACTIVATIONS", "FBSVariant", "fbs_conv_body", "unpack_add_body", "unpack_body"]
 
 _CONV = "Conv<strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations>"
 _MINUS_ONE = "minus_one = Constant<value_ints=[-1]>()"
@@ -85,7 +85,28 @@ def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> Fu
 
 def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
     """Returns the Unpack function: every dense channel picks its packed plane, or an appended zero plane."""
-    lines = [
+    names = [tensor.name for tensor in opset.UNPACK.inputs]
+    return _function(opset.UNPACK, "", names, _unpack_to("Y"), onnx_opset)
+
+
+UNPACK_ADD_ACTIVATIONS = {
+    "none": ["Y = Identity(sum)"],
+    "relu": ["Y = Relu(sum)"],
+    "bounded": ["low = Constant<value_float: float = @lower>()", "Y = Max(sum, low)"],
+}
+"""How UnpackAdd bounds its sum: by its attribute `lower`, -FLOAT_MAX, 0 or anything else."""
+
+
+def unpack_add_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the UnpackAdd function for one of UNPACK_ADD_ACTIVATIONS, which names its overload."""
+    lines = [*_unpack_to("dense"), "sum = Add(Z, dense)", *UNPACK_ADD_ACTIVATIONS[activation]]
+    names = [tensor.name for tensor in opset.UNPACK_ADD.inputs]
+    return _function(opset.UNPACK_ADD, activation, names, lines, onnx_opset)
+
+
+def _unpack_to(result: str) -> list[str]:
+    """X unpacked by I into the tensor `result`."""
+    return [
         _MINUS_ONE,
         _TO_NCHW,
         _SAMPLES,
@@ -106,11 +127,9 @@ def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
         padded = Pad(planes, one_zero_plane)
         place_of = Unsqueeze(places, minus_one)
         spread = GatherND<batch_dims=1>(padded, place_of)
-        Y = Transpose<perm=[0, 2, 3, 1]>(spread)
         """,
+        f"{result} = Transpose<perm=[0, 2, 3, 1]>(spread)",
     ]
-    names = [tensor.name for tensor in opset.UNPACK.inputs]
-    return _function(opset.UNPACK, "", names, lines, onnx_opset)
 
 
 def _loop(variant: FBSVariant) -> list[str]:

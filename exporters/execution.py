@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
@@ -17,7 +16,9 @@ __all__ = ["Array", "ExecutionPath", "Runner", "execution_paths"]
 THREADS = 2
 """Enough to run the kernels' division of work; more would only spin beside the sessions of the other paths."""
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+"""What goes into a file: normalised float32, or uint8 images where it preprocesses them itself."""
+
 Runner = Callable[[Array], list[npt.NDArray[Any]]]  # outputs are float32, winners int64
 """Runs the one input through an open session; all graph outputs in order."""
 

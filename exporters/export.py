@@ -1,30 +1,28 @@
 """Writes a torch network as one ONNX file that has been proved equal to it."""
 
-import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import onnx
 from onnx import ModelProto
 
 from exporters import opset as compress_opset
 from exporters.errors import ExportError
-from exporters.functions import attach_functions
-from exporters.inspect import inspect_model
-from exporters.load import check_finite, check_ops
-from exporters.metadata import package_version, write_metadata
+from exporters.fixed_point import FixedWeight
+from exporters.image_input import ImageInput
+from exporters.int8 import Int8Settings, Steps, quantize_int8, stored_steps
+from exporters.passes.quantize_weights import quantize_weights
+from exporters.store import SIZE_LIMIT_BYTES, data_path, is_external, move_model, save_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from exporters.targets import Onnx
     from exporters.verify import VerifyReport
 
 __all__ = ["ExportedModel", "export"]
-
-_SIZE_LIMIT = 2**31 - 1  # protobuf
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,12 @@ class ExportedModel:
         target: what it is made for.
         opset: version of the standard ops.
         ops: names in use, sorted, `compress.` in front of our own.
-        max_difference: largest difference from torch, as a fraction of the batch's largest output.
+        max_difference: largest difference from torch, as a fraction of the batch's largest output; of an int8 file, the
+            difference of the float file it was made from.
         near_ties: samples left out of it, see `exporters.verify.Comparison`.
-        file_bytes: its size.
+        file_bytes: its size, with the weights that lie beside it.
+        notes: what the target has to say, one line each.
+        command: what builds an engine of it, where the target has such a command.
     """
 
     path: Path
@@ -48,6 +49,8 @@ class ExportedModel:
     max_difference: float
     near_ties: int
     file_bytes: int
+    notes: tuple[str, ...] = ()
+    command: str | None = None
 
 
 def export(
@@ -60,13 +63,17 @@ def export(
     target: str = "onnx",
     metadata: Mapping[str, object] | None = None,
     tolerance: float = 1e-4,
+    image: ImageInput | None = None,
+    int8: Int8Settings | None = None,
+    fixed_point: Sequence[FixedWeight] = (),
+    external_over_bytes: int = SIZE_LIMIT_BYTES,
 ) -> ExportedModel:
     """Writes `model` to `path` once the file's outputs agree with torch's.
 
-    The file is checked by ONNX's checker and run on several inputs (ordinary, zeros, extremes) in stock ONNX
-    Runtime and, where it is built, in our library on the instruction set it chooses here (`exporters.verify` takes
-    all of them). It appears under its final name,
-    whole, or not at all. Equal networks give equal bytes.
+    The file is checked by ONNX's checker and the target's own lint, and run on several inputs (ordinary, zeros,
+    extremes) in stock ONNX Runtime and, where it is built, in our library on the instruction set it would choose here
+    (`exporters.verify` takes all of them). An int8 file is made from a float file that passed. The file appears under
+    its final name, whole, or not at all. Equal networks give equal bytes.
 
     Args:
         model: Any network of one input; evaluation mode is used, training flags are put back.
@@ -76,49 +83,69 @@ def export(
         batch: Static batch size, or dynamic.
         opset: Version of the standard ops; None takes the target's default.
         target: One of `exporters.targets.names()`.
-        metadata: Written as compress.<key>, see `exporters.metadata.KEYS`; version and macs are added.
+        metadata: Written as compress.<key>, see `exporters.metadata.KEYS`; version, macs and what the target adds
+            are written too.
         tolerance: Largest difference allowed, as a fraction of the batch's largest output.
+        image: The file takes uint8 images (N, H, W, C) and preprocesses them itself; not together with `int8`, see
+            `exporters.prepend`.
+        int8: Calibrated Q/DQ; None keeps float32.
+        fixed_point: Weights to store as INT4 or INT8; with `int8` they keep their steps.
+        external_over_bytes: A larger model keeps its weights in `<file>.data` beside it; protobuf allows no more
+            than the default.
 
     Raises:
-        ExportError: torch cannot export the network, or the numbers do not agree; no file is left.
-        ValueError: batch is not a positive number or "dynamic".
+        ExportError: torch cannot export the network, the target does not take it, or the numbers do not agree; no
+            file is left.
+        ValueError: batch is not a positive number or "dynamic", or `image` and `int8` are both given.
     """
     # Heavy, and not needed by those who only inspect or run files: a device has no torch.
     from exporters import targets
     from exporters.capture import capture
+    from exporters.rewrite import check, describe, rewrite
     from exporters.verify import verify
 
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
         raise ValueError(f'batch={batch!r}; allowed are 1, 2, ... and "dynamic"')
+    if image is not None and int8 is not None:
+        raise ValueError("image and int8 do not go together: exporters.prepend puts preprocessing before an int8 file")
     path = Path(path)
     if not path.parent.is_dir():
         raise ExportError(f"{path}: its folder does not exist; make it first")
     kind = targets.get(target)
-    version = opset or kind.default_opset
-    if version < compress_opset.MIN_ONNX_OPSET:
-        raise ExportError(f"opset {version} is too old; choose {compress_opset.MIN_ONNX_OPSET} or newer")
+    version = _checked_opset(opset or kind.default_opset)
     _check_network(model, example)
 
     sized = example if batch == "dynamic" else example[:1].expand(batch, *example.shape[1:])
     captured = capture(model, sized, dynamic=batch == "dynamic", onnx_opset=version)
-    written = _rewrite(captured, kind.passes)
-    _describe(written, metadata or {}, path)
-    _check(written)
+    passes = kind.passes(one_sample=batch == 1 and int8 is None)
+    written = rewrite(captured, passes, image=image)
+    about = {**(metadata or {}), "target": target, "input": None if image is None else image.to_json()}
+    steps: Steps = {}
+    if fixed_point:
+        stored = quantize_weights(written, fixed_point)
+        about["fixed_point"] = {weight.name: weight.to_json() for weight in fixed_point}
+        if int8 is None:
+            written = stored
+        else:
+            steps = stored_steps(stored)
+    describe(written, about, path, target=kind)
+    check(written, kind, limit_bytes=external_over_bytes)
 
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(written.SerializeToString(deterministic=True))
-        report = verify(model, partial, batches=(1, 3), tolerance=tolerance, every_isa=False)
-        if not report.passed:
-            raise ExportError(f"{path} was not written: {_why(report)}")
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
-    except ExportError as error:
-        raise ExportError(str(error).replace(str(partial), str(path))) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        partial = Path(folder) / path.name
+        try:
+            save_model(written, partial, limit_bytes=external_over_bytes)
+            report = verify(model, partial, batches=(1, 3), tolerance=tolerance, every_isa=False)
+            if not report.passed:
+                raise ExportError(f"{path} was not written: {_why(report)}")
+            if int8 is not None:
+                written = _quantized(written, about, path, int8=int8, steps=steps, target=kind)
+                check(written, kind, limit_bytes=external_over_bytes)
+                save_model(written, partial, limit_bytes=external_over_bytes)
+        except ExportError as error:
+            raise ExportError(str(error).replace(str(partial), str(path))) from error
+        move_model(partial, path)
+    files = [path, data_path(path)] if is_external(written, external_over_bytes) else [path]
     return ExportedModel(
         path=path,
         target=target,
@@ -126,8 +153,38 @@ def export(
         ops=tuple(sorted({f"{node.domain}.{node.op_type}".removeprefix(".") for node in written.graph.node})),
         max_difference=report.relative_error,
         near_ties=report.near_ties,
-        file_bytes=path.stat().st_size,
+        file_bytes=sum(file.stat().st_size for file in files),
+        notes=kind.notes(written, int8=int8 is not None),
+        command=next((entry.value for entry in written.metadata_props if entry.key == "compress.trtexec"), None),
     )
+
+
+def _quantized(
+    model: ModelProto,
+    about: Mapping[str, object],
+    path: Path,
+    *,
+    int8: Int8Settings,
+    steps: Steps,
+    target: "type[Onnx]",
+) -> ModelProto:
+    """The int8 form of a finished float model."""
+    from exporters.rewrite import describe  # heavy, see export
+
+    macs = next((int(entry.value) for entry in model.metadata_props if entry.key == "compress.macs"), None)
+    result = quantize_int8(model, int8, symmetric=target.symmetric, steps=steps)
+    calibration = {"calibration": int8.calibration, "images": len(int8.images)}
+    describe(result, {**about, "int8": calibration}, path, target=target, macs=macs)
+    return result
+
+
+def _checked_opset(version: int) -> int:
+    if not compress_opset.MIN_ONNX_OPSET <= version <= compress_opset.MAX_ONNX_OPSET:
+        raise ExportError(
+            f"opset {version} is not supported; choose {compress_opset.MIN_ONNX_OPSET} to "
+            f"{compress_opset.MAX_ONNX_OPSET}"
+        )
+    return version
 
 
 def _why(report: "VerifyReport") -> str:
@@ -159,46 +216,3 @@ def _check_network(model: "nn.Module", example: "Tensor") -> None:
         problems.append(f"weights with NaN or infinity: {', '.join(broken[:5])}; train or load them again")
     if problems:
         raise ExportError("the network cannot be exported: " + "; ".join(problems))
-
-
-def _rewrite(captured: ModelProto, passes: "tuple[object, ...]") -> ModelProto:
-    """The captured graph after the target's passes, with local functions for the ops of our domain."""
-    import onnx_graphsurgeon as gs  # with torch's exporter, part of the training install
-
-    graph = gs.import_onnx(captured)
-    for rewrite in passes:
-        assert callable(rewrite)
-        rewrite(graph)
-    graph.name = "main"
-    result: ModelProto = gs.export_onnx(graph, do_type_check=False)
-    versions = [entry for entry in result.opset_import if entry.domain != compress_opset.TORCH_DOMAIN]
-    used = {node.domain for node in result.graph.node} | {""}
-    del result.opset_import[:]
-    result.opset_import.extend(entry for entry in versions if entry.domain in used)
-    result.ir_version = compress_opset.IR_VERSION
-    return attach_functions(result)
-
-
-def _describe(model: ModelProto, metadata: Mapping[str, object], path: Path) -> None:
-    model.producer_name = "compressor"
-    model.producer_version = package_version()
-    given = dict(metadata)
-    write_metadata(model, given | {"version": package_version(), "macs": inspect_model(model, path).macs})
-
-
-def _check(model: ModelProto) -> None:
-    if model.ByteSize() > _SIZE_LIMIT:
-        raise ExportError(f"the model takes {model.ByteSize()} bytes; one ONNX file holds at most {_SIZE_LIMIT}")
-    check_ops(model, "the exported graph")
-    check_finite(model, "the exported graph")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"ONNX's checker refuses the exported graph: {' '.join(str(error).split())}") from error
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

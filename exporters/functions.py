@@ -4,7 +4,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporters import opset
-from exporters.bodies import FBSVariant, fbs_conv_body, unpack_body
+from exporters.bodies import FBSVariant, fbs_conv_body, unpack_add_body, unpack_body
 from exporters.errors import ExportError
 
 __all__ = ["attach_functions"]
@@ -33,6 +33,9 @@ def attach_functions(model: ModelProto) -> ModelProto:
         if node.op_type == opset.UNPACK.name:
             node.overload = ""
             functions[node.op_type, ""] = unpack_body(version)
+        elif node.op_type == opset.UNPACK_ADD.name:
+            node.overload = _bound(node)
+            functions[node.op_type, node.overload] = unpack_add_body(node.overload, version)
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
@@ -59,6 +62,12 @@ def check_node(node: NodeProto) -> None:
     missing = [a.name for a in op.attributes if a.name not in {given.name for given in node.attribute}]
     if missing:
         raise ExportError(f"{where} lacks the attributes {', '.join(missing)}; write all of opset.{op.name}")
+
+
+def _bound(node: NodeProto) -> str:
+    """Which of UNPACK_ADD_ACTIVATIONS a node has."""
+    (lower,) = (helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == "lower")
+    return {-opset.FLOAT_MAX: "none", 0.0: "relu"}.get(lower, "bounded")
 
 
 def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:

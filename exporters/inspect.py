@@ -25,13 +25,27 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from exporters import opset
 from exporters.load import load_onnx
 from exporters.metadata import read_metadata
+from exporters.store import skeleton
 
 __all__ = ["NodeReport", "OnnxReport", "inspect_model", "inspect_onnx"]
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node; `macs` is None where a plane's size is not in the file, `density` is k/K of an FBSConv."""
+    """One node.
+
+    Attributes:
+        name: After the network's module.
+        op: `compress.` in front of our own.
+        macs: For one sample; None where a plane's size is not in the file.
+        parameters: Numbers in its float or quantised constants.
+        weight_bytes: What these constants take in the file.
+        channels_in: That it reads.
+        channels_out: That it computes.
+        density: k/K of an FBS layer.
+        method: `fbs`, and `int8` or `int4` for weights that are stored as integers, joined by +; None for plain
+            nodes.
+    """
 
     name: str
     op: str
@@ -41,6 +55,7 @@ class NodeReport:
     channels_in: int | None
     channels_out: int | None
     density: float | None
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +89,17 @@ def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
     """Returns the report of a model in memory; `path` is where it lies or will lie."""
     shapes = _shapes(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    stored = _stored_weights(model, weights)
+    densities = _spelled_out_densities(model, weights, shapes)
+    steps = {name for names in stored.values() for name in names[1:]}
     counted: set[str] = set()
     nodes = []
     for node in model.graph.node:
-        own = [weights[name] for name in node.input if name in weights and name not in counted]
+        names = [] if node.output[0] in stored else [part for name in node.input for part in stored.get(name, (name,))]
+        own = [weights[name] for name in names if name in weights and name not in counted]
         counted.update(tensor.name for tensor in own)
-        nodes.append(_report(node, own, shapes))
+        integers = {stored[name][0] for name in node.input if name in stored}
+        nodes.append(_report(node, own, shapes, integers=integers, steps=steps, density=densities.get(node.name)))
     all_macs = [node.macs for node in nodes]
     file = Path(path)
     return OnnxReport(
@@ -100,7 +120,7 @@ Shapes = dict[str, tuple[int | None, ...]]
 def _shapes(model: ModelProto) -> Shapes:
     """Every tensor's shape as far as it is known; None for open sizes."""
     with contextlib.suppress(onnx.shape_inference.InferenceError):  # what the file itself states still serves
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
     found: Shapes = {}
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         if value.type.tensor_type.HasField("shape"):
@@ -110,27 +130,91 @@ def _shapes(model: ModelProto) -> Shapes:
     return found
 
 
-def _report(node: NodeProto, own: list[TensorProto], shapes: Shapes) -> NodeReport:
+def _stored_weights(model: ModelProto, weights: Mapping[str, TensorProto]) -> dict[str, tuple[str, ...]]:
+    """What DequantizeLinear, or Cast and Mul, make of constants -> these constants: they are the reading node's."""
+    found: dict[str, tuple[str, ...]] = {}
+    for node in model.graph.node:
+        names = [name for name in node.input if name]
+        constant = bool(names) and all(name in weights for name in names)
+        if node.op_type == "DequantizeLinear" and constant:
+            found[node.output[0]] = tuple(names)
+        elif node.op_type == "Cast" and constant and weights[names[0]].data_type in _STORED:
+            found[node.output[0]] = (names[0],)
+        elif node.op_type == "Mul" and names[0] in found and names[1] in weights:
+            found[node.output[0]] = (*found[names[0]], names[1])
+    return found
+
+
+def _spelled_out_densities(
+    model: ModelProto, weights: Mapping[str, TensorProto], shapes: Mapping[str, tuple[int | None, ...]]
+) -> dict[str, float]:
+    """Name of each FBS layer in standard ops (`passes.spell_out_fbs`) -> k/K."""
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "TopK" and node.name.endswith(opset.WINNERS) and node.input[1] in weights:
+            channels = shapes.get(node.input[0], (None,))[-1]
+            if channels:
+                winners = int(numpy_helper.to_array(weights[node.input[1]]).item())
+                found[node.name.removesuffix(opset.WINNERS)] = winners / channels
+    return found
+
+
+def _report(
+    node: NodeProto,
+    own: list[TensorProto],
+    shapes: Shapes,
+    *,
+    integers: set[str],
+    steps: set[str],
+    density: float | None,
+) -> NodeReport:
+    """`integers` are the constants among `own` that reach the node through DequantizeLinear with one of `steps`."""
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    floats = [tensor for tensor in own if tensor.data_type != TensorProto.INT64]  # int64: indices, axes, shapes
+    through = [tensor for tensor in own if tensor.name in integers]
+    # int64: indices, axes, shapes.
+    plain = [tensor for tensor in own if tensor.data_type in _FLOATS and tensor.name not in steps]
+    if node.op_type in _PAIRS:
+        plain = []
     domain = f"{node.domain}." if node.domain else ""
     inputs = [shapes.get(name, ()) for name in node.input]
     output = shapes.get(node.output[0], ())
     count = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, opset.FBS_CONV.name: _fbs_conv}.get(node.op_type)
     macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
-    density = None
+    methods = ["fbs"] if density is not None or node.op_type == opset.FBS_CONV.name else []
+    methods += sorted({_STORED[tensor.data_type] for tensor in through if tensor.data_type in _STORED})
     if node.op_type == opset.FBS_CONV.name and inputs[2]:
         density = attributes["winners"] / (inputs[2][0] or 1)
     return NodeReport(
         name=node.name,
         op=domain + node.op_type,
         macs=macs,
-        parameters=sum(math.prod(tensor.dims) for tensor in floats),
-        weight_bytes=sum(numpy_helper.to_array(tensor).nbytes for tensor in own),
+        parameters=sum(math.prod(tensor.dims) for tensor in (*through, *plain)),
+        weight_bytes=sum(_bytes(tensor) for tensor in own),
         channels_in=channels_in,
         channels_out=channels_out,
         density=density,
+        method="+".join(methods) or None,
     )
+
+
+_STORED: dict[int, str] = {
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT16: "int16",
+    TensorProto.INT4: "int4",
+    TensorProto.UINT4: "uint4",
+}
+_HALF_BYTES = frozenset([TensorProto.INT4, TensorProto.UINT4])
+_FLOATS = frozenset([TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
+_PAIRS = frozenset(["QuantizeLinear", "DequantizeLinear"])
+
+
+def _bytes(tensor: TensorProto) -> int:
+    """What a constant takes in the file; two 4-bit numbers share a byte."""
+    count: int = math.prod(tensor.dims)
+    if tensor.data_type in _HALF_BYTES:
+        return (count + 1) // 2
+    return count * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 Counted = tuple[int | None, int | None, int | None]

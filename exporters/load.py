@@ -1,6 +1,7 @@
 """Reads an ONNX file that may be anything, and says in one line what is wrong with it."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from onnx import ModelProto, TensorProto, external_data_helper, numpy_helper
 from exporters import opset
 from exporters.errors import ExportError
 from exporters.functions import check_node
+from exporters.store import is_external
 
-__all__ = ["check_finite", "check_ops", "load_onnx"]
+__all__ = ["check_finite", "check_ops", "check_runnable", "load_onnx"]
+
+_RUNTIME_DOMAINS = ("ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 
 _SHOWN = 5
 """Names listed in a message before it says how many more there are."""
@@ -25,7 +29,28 @@ def load_onnx(path: str | Path) -> ModelProto:
         ExportError: no such file, not ONNX, truncated, external data missing, an op that neither ONNX nor
             this project knows, weights that are not finite, or anything else ONNX's own checker refuses.
     """
-    path = Path(path)
+    model = _parsed(Path(path))
+    check_ops(model, str(path))
+    check_finite(model, str(path))
+    try:
+        # A model that does not fit into one message is checked where it lies.
+        onnx.checker.check_model(str(path) if is_external(model) else model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ExportError(f"{path}: refused by ONNX's checker: {_one_line(error)}") from error
+    return model
+
+
+def check_runnable(path: str | Path) -> None:
+    """Says in one line why no runtime could load a file; ops of ONNX Runtime's own domains pass.
+
+    Raises:
+        ExportError: as `load_onnx`, but weights that are not finite and what ONNX's checker refuses are let through.
+    """
+    check_ops(_parsed(Path(path)), str(path), also=_RUNTIME_DOMAINS)
+
+
+def _parsed(path: Path) -> ModelProto:
+    """The model, external data included; ExportError where there is none, or a part of it is missing."""
     if not path.is_file():
         raise ExportError(f"{path}: no such file; give an ONNX file")
     model = ModelProto()
@@ -37,21 +62,23 @@ def load_onnx(path: str | Path) -> ModelProto:
         raise ExportError(f"{path}: not an ONNX model: it holds no graph with nodes and opset versions")
     _load_external(model, path)
     _check_stored(model, path)
-    check_ops(model, str(path))
-    check_finite(model, str(path))
-    try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        raise ExportError(f"{path}: refused by ONNX's checker: {_one_line(error)}") from error
     return model
 
 
-def check_ops(model: ModelProto, where: str) -> None:
-    """Raises ExportError listing all nodes whose op is not standard, local to the file or in `opset.OPS`."""
+def check_ops(model: ModelProto, where: str, *, also: Collection[str] = ()) -> None:
+    """Raises ExportError listing all nodes whose op is not standard, local to the file or in `opset.OPS`.
+
+    Versions that the installed onnx does not know are refused too. Ops of the domains in `also` pass.
+    """
     versions = {entry.domain: entry.version for entry in model.opset_import}
+    version, newest = versions.get("", versions.get("ai.onnx", 0)), onnx.defs.onnx_opset_version()
+    if not 0 <= version <= newest:
+        raise ExportError(f"{where}: opset {version} is not known here; the installed onnx knows 1 to {newest}")
     functions = {(function.domain, function.name) for function in model.functions}
     unknown = []
     for node in model.graph.node:
+        if node.domain in also:
+            continue
         if node.domain == opset.DOMAIN:
             check_node(node)
         elif (node.domain, node.op_type) not in functions and not _is_standard(node.op_type, node.domain, versions):

@@ -18,6 +18,18 @@ KEYS = {
     "accuracy": "top-1 as measured by whoever exported, with the data set's name",
     "preprocessing": "mean, std and size that the input needs",
     "trained": "false: the weights were never fitted, the file serves latency studies only",
+    "target": "what the file was made for, one of exporters.targets.names()",
+    "input": "preprocessing inside the file: it takes uint8 images, see exporters.image_input.ImageInput",
+    "int8": "how Q/DQ ranges were calibrated, and on how many inputs",
+    "fixed_point": "bits of each weight stored as whole numbers, and Qm.n where its steps are powers of two",
+    "trtexec": "the command that builds a TensorRT engine",
+    "architecture": "name and arguments of the network that the plan was made for",
+    "plan": "channels kept, cut by cut: what `compress prune --plan` takes",
+    "settings": "the method's hyper-parameters",
+    "recipe": "the recipe that made the network, where there was one",
+    "command": "the command that wrote the file",
+    "training": "command, data and seeds that made the checkpoint",
+    "verify": "SHA-256 of the report that `compress verify --json` wrote about this file, and what it found",
 }
 
 

@@ -1,13 +1,11 @@
 """The ops of domain `compress`: names, attributes and shapes, written down once.
 
-Exporter passes, function bodies, the inspector and the native library's tests all read this table. Letters in
-the
-shapes: N samples, H×W input plane, H'×W' output plane, C input channels of the dense layer, Cx those that
-exist, K output channels of the dense layer, k winners.
+Exporter passes, function bodies, the inspector and the native library's tests all read this table. Letters in the
+shapes: N samples, H×W input plane, H'×W' output plane, C input channels of the dense layer, Cx those that exist, K
+output channels of the dense layer, k winners.
 
-An op is stored in the file both as a node and as an ONNX local function of the same name
-(`exporters.functions`), so that a stock runtime inlines the body while a runtime with the native library
-takes its own kernel.
+An op is stored in the file both as a node and as an ONNX local function of the same name (`exporters.functions`), so
+that a stock runtime inlines the body while a runtime with the native library takes its own kernel.
 """
 
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ __all__ = [
     "FBS_CONV",
     "FLOAT_MAX",
     "IR_VERSION",
+    "MAX_ONNX_OPSET",
     "MIN_ONNX_OPSET",
     "NO_CLAMP",
     "ONNX_OPSET",
@@ -24,7 +23,9 @@ __all__ = [
     "TORCH_DOMAIN",
     "TORCH_FBS_CONV",
     "UNPACK",
+    "UNPACK_ADD",
     "VERSION",
+    "WINNERS",
     "Attribute",
     "Op",
     "Tensor",
@@ -33,8 +34,14 @@ __all__ = [
 DOMAIN = "compress"
 VERSION = 1
 
-ONNX_OPSET = 21
-"""Standard opset of files and function bodies unless asked otherwise."""
+ONNX_OPSET = 25
+"""Standard opset of files and function bodies unless asked otherwise.
+
+The newest that both take: ONNX Runtime 1.31 loads up to 26 (tried), TensorRT 11 up to 25 (NVIDIA, "ONNX Opset Guide").
+"""
+
+MAX_ONNX_OPSET = 26
+"""Newest that ONNX Runtime 1.31 loads."""
 
 MIN_ONNX_OPSET = 18
 """First in which all reductions take their axes as an input, as passes and bodies write them."""
@@ -47,11 +54,13 @@ FLOAT_MAX = 3.4028234663852886e38
 
 TORCH_DOMAIN = "compress.torch"
 TORCH_FBS_CONV = "FBSConvDense"
-"""Stands for torch's compress::fbs_conv between torch's exporter and `passes.lower_fbs_conv`; never in a
-file.
+"""Stands for torch's compress::fbs_conv between torch's exporter and `passes.lower_fbs_conv`; never in a file.
 
 Dense NCHW in and out; inputs X W B A R [D], attributes of FBSConv but the clamp.
 """
+
+WINNERS = "/winners"
+"""Ending of the name of the TopK of a layer that `passes.spell_out_fbs` wrote; before it stands the layer's name."""
 
 NO_CLAMP = {"lower": -FLOAT_MAX, "upper": FLOAT_MAX}
 
@@ -138,4 +147,18 @@ UNPACK = Op(
     attributes=(Attribute("channels", "int", "C"),),
 )
 
-OPS = {op.name: op for op in (FBS_CONV, UNPACK)}
+UNPACK_ADD = Op(
+    name="UnpackAdd",
+    summary="A residual sum with its activation: Y = max(Z + Unpack(X, I), lower).",
+    inputs=(
+        *UNPACK.inputs,
+        Tensor("Z", "float", ("N", "H", "W", "C"), "dense, channels last"),
+    ),
+    outputs=UNPACK.outputs,
+    attributes=(
+        *UNPACK.attributes,
+        Attribute("lower", "float", "lower bound; ReLU is 0, none is -FLOAT_MAX"),
+    ),
+)
+
+OPS = {op.name: op for op in (FBS_CONV, UNPACK, UNPACK_ADD)}

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from exporters.execution import Array
 
-__all__ = ["ZEROS", "stress_inputs"]
+__all__ = ["ZEROS", "stress_images", "stress_inputs"]
 
 ZEROS = "zeros"
 """Name of the batch that says nothing about most of a network."""
@@ -30,3 +31,17 @@ def stress_inputs(shape: Sequence[int], batch: int, *, seed: int = 0) -> dict[st
         "large": 4.0 * generator.normal(size=full),
     }
     return {name: values.astype(np.float32) for name, values in batches.items()}
+
+
+def stress_images(shape: Sequence[int], batch: int, *, seed: int = 0) -> dict[str, npt.NDArray[np.uint8]]:
+    """The same for files that take uint8 images: noise, black, white, and black and white pixels."""
+    generator = np.random.default_rng(seed)
+    full = (batch, *shape)
+    batches = {
+        "normal": np.clip(generator.normal(128.0, 60.0, size=full), 0, 255),
+        "uniform": generator.integers(0, 256, size=full),
+        ZEROS: np.zeros(full),
+        "extremes": generator.choice([0, 255], size=full),
+        "constant": np.full(full, 255),
+    }
+    return {name: values.astype(np.uint8) for name, values in batches.items()}

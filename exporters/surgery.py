@@ -14,6 +14,7 @@ __all__ = [
     "constant_value",
     "fresh_name",
     "is_transpose",
+    "keeps_zero_planes",
     "only_consumer",
     "permuted",
     "transposed",
@@ -57,6 +58,33 @@ def add_node(
 def is_transpose(node: gs.Node, perm: Sequence[int]) -> bool:
     """True for a Transpose with exactly this permutation."""
     return bool(node.op == "Transpose" and not node.domain and list(node.attrs.get("perm", ())) == list(perm))
+
+
+def keeps_zero_planes(node: gs.Node) -> bool:
+    """True for an elementwise op with f(0) = 0: a plane of zeros stays one (Clip where its bounds enclose 0)."""
+    if node.domain:
+        return False
+    return node.op in _ZERO_KEEPING or (node.op == "Clip" and _encloses_zero(node))
+
+
+_ZERO_KEEPING = frozenset(
+    [
+        *("Abs", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity", "LeakyRelu", "Mish"),
+        *("Neg", "Relu", "Round", "Selu", "Sign", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
+    ]
+)
+
+
+def _encloses_zero(node: gs.Node) -> bool:
+    low, high = float("-inf"), float("inf")
+    for position, tensor in enumerate(node.inputs[1:]):
+        if tensor.is_empty():
+            continue
+        value = constant_value(tensor)
+        if value is None:
+            return False
+        low, high = (float(value.item()), high) if position == 0 else (low, float(value.item()))
+    return low <= 0.0 <= high
 
 
 def permuted(shape: Sequence[int | str] | None, perm: Sequence[int]) -> list[int | str] | None:

@@ -1,29 +1,35 @@
 """Holds an ONNX file against the torch network it came from, on every way of running it here."""
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from torch import nn
 
 from exporters.capture import evaluating
 from exporters.comparison import Comparison, Subject, compare
 from exporters.errors import ExportError
 from exporters.execution import Array, ExecutionPath, Runner, execution_paths
+from exporters.image_input import ImageInput, torch_image_input
 from exporters.load import load_onnx
-from exporters.stress import ZEROS, stress_inputs
+from exporters.metadata import read_metadata
+from exporters.store import save_model
+from exporters.stress import ZEROS, stress_images, stress_inputs
 from exporters.winners import with_winner_outputs
 
-__all__ = ["TOLERANCE", "VerifyReport", "verify"]
+__all__ = ["INT8_TOLERANCE", "TOLERANCE", "VerifyReport", "verify"]
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a fraction of the batch's largest output: float32 sums in another order."""
+
+INT8_TOLERANCE = 0.25
+"""The same for int8 files, on real inputs: rounding to 8 bits in every layer. What counts there is accuracy."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,20 @@ def verify(
     inputs: Mapping[str, Array] | None = None,
     *,
     batches: Sequence[int] = (1, 8),
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     every_isa: bool = True,
 ) -> VerifyReport:
     """Returns how far the file is from torch, on stock ONNX Runtime and on each instruction set.
 
     Args:
-        model: The network; it is run in evaluation mode on its own device, its flags are put back.
+        model: The network; it is run in evaluation mode on its own device, its flags are put back. Where the file
+            takes uint8 images, its preprocessing (from the file's metadata) goes before the network.
         path: The ONNX file, with one input.
-        inputs: What it is -> float32 (N, ...), normalised as the network wants it; None: `stress_inputs`.
+        inputs: What it is -> float32 (N, ...), normalised as the network wants it, or uint8 (N, H, W, C) where the
+            file takes images; None: `stress_inputs` or `stress_images`.
         batches: Sizes to run for a dynamic batch; a static one fixes its own. Inputs are cut into these sizes.
-        tolerance: As a fraction of the batch's largest output.
+        tolerance: As a fraction of the batch's largest output; None takes `TOLERANCE`, and for int8 files
+            `INT8_TOLERANCE`.
         every_isa: Run the native library on all instruction sets; otherwise on the one it would choose.
 
     Raises:
@@ -72,22 +81,48 @@ def verify(
     """
     proto = load_onnx(path)
     static, shape = _input_shape(proto, path)
+    about = read_metadata(proto)
+    if tolerance is None:
+        tolerance = INT8_TOLERANCE if "int8" in about else TOLERANCE
     sizes = [static] if static else list(batches)
     ops = [f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in proto.graph.node]
     ways = execution_paths(ops)
     if not every_isa:
         ways = ways[:2]  # stock and, as they come best first, the native library
     comparisons = []
-    with tempfile.TemporaryDirectory() as folder, evaluating(model), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, evaluating(model), torch.no_grad(), _front(model, about):
         subject = Subject(model, proto, Path(folder) / "winners.onnx")
-        onnx.save(with_winner_outputs(proto), subject.with_winners)
+        save_model(with_winner_outputs(proto), subject.with_winners)
         for way in ways:
             runner = _open(way, Path(path))
             for size in sizes:
-                given = stress_inputs(shape, size) if inputs is None else _cut(inputs, size)
+                given: Mapping[str, Array]
+                if inputs is not None:
+                    given = _cut(inputs, size)
+                else:
+                    given = stress_images(shape, size) if _takes_images(proto) else stress_inputs(shape, size)
                 for batch in given.items():
                     comparisons.append(compare(subject, way, runner, inputs=batch, tolerance=tolerance))
     return _summary(str(path), tolerance, ways, comparisons)
+
+
+@contextlib.contextmanager
+def _front(model: nn.Module, about: Mapping[str, object]) -> Iterator[None]:
+    """Inside, `model` preprocesses uint8 images itself, if the file does; its modules keep their names."""
+    values = about.get("input")
+    if not isinstance(values, dict):
+        yield
+        return
+    image = ImageInput.from_json(values)
+    handle = model.register_forward_pre_hook(lambda _, inputs: (torch_image_input(inputs[0], image), *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _takes_images(proto: ModelProto) -> bool:
+    return bool(proto.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8)
 
 
 def _input_shape(proto: ModelProto, path: str | Path) -> tuple[int, tuple[int, ...]]:
@@ -103,11 +138,11 @@ def _input_shape(proto: ModelProto, path: str | Path) -> tuple[int, tuple[int, .
 
 def _cut(inputs: Mapping[str, Array], size: int) -> dict[str, Array]:
     """Whole batches of `size` from each entry; a rest that does not fill one is left out."""
-    cut = {}
+    cut: dict[str, Array] = {}
     for name, values in inputs.items():
         for start in range(0, len(values) - size + 1, size):
             label = name if len(values) == size else f"{name} {start}"
-            cut[label] = np.ascontiguousarray(values[start : start + size], np.float32)
+            cut[label] = np.ascontiguousarray(values[start : start + size])
     if not cut:
         most = max((len(values) for values in inputs.values()), default=0)
         raise ExportError(f"verify was given at most {most} samples, the file takes {size} at a time; give more")

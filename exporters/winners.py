@@ -62,12 +62,17 @@ def with_winner_outputs(model: ModelProto) -> ModelProto:
 
 
 def winner_outputs(model: ModelProto) -> dict[str, str]:
-    """Node name to the name of its J, for every FBSConv, in the file's order."""
-    return {
-        node.name: node.output[1]
-        for node in model.graph.node
-        if node.domain == opset.DOMAIN and node.op_type == opset.FBS_CONV.name
-    }
+    """Layer name to the name of its J, for every FBS layer that chooses, in the file's order.
+
+    J is the second output of an FBSConv, or of the TopK of a layer that `passes.spell_out_fbs` wrote.
+    """
+    found = {}
+    for node in model.graph.node:
+        if node.domain == opset.DOMAIN and node.op_type == opset.FBS_CONV.name:
+            found[node.name] = node.output[1]
+        elif node.op_type == "TopK" and node.name.endswith(opset.WINNERS):
+            found[node.name.removesuffix(opset.WINNERS)] = node.output[1]
+    return found
 
 
 def near_ties(

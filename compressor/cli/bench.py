@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from compressor.cli.output import check_folder
+from compressor.cli.output import check_folder, show
 from compressor.siblings import check_siblings
 
 if TYPE_CHECKING:
@@ -68,28 +68,40 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds per model.")] = 7,
     min_time: Annotated[float, typer.Option(min=0.0, help="Seconds of a round, at least.")] = 0.5,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds a model may take for one step.")] = 600.0,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where each model's time goes, node by node, instead of comparing.")
+    ] = False,
 ) -> None:
     """Measure latency, memory and size of ONNX models, each in its own process, rounds alternating."""
     thread_counts = _parse_threads(threads)
     if stock and isa is not None:
         raise typer.BadParameter("--stock and --isa contradict each other; give one of them")
+    if profile and json_file is not None:
+        raise typer.BadParameter("--profile prints a table and writes no report; leave --json out")
     check_folder(json_file)
 
-    check_siblings("runtime")
+    check_siblings("exporters", "runtime")
     # Only now: `compress --help` must not wait for ONNX Runtime.
     from runtime.bench import benchmark
     from runtime.machine import describe_machine
     from runtime.results import BenchmarkReport, save_report
 
+    candidates = [_parse_candidate(path, stock=stock, isa=isa) for path in models]
+    _check(candidates, provider.value)
     machine = describe_machine()
     if machine.load_1min is not None and machine.load_1min > _BUSY_FRACTION * machine.cores:
         _note(
             f"note: this machine is busy (load {machine.load_1min:g} on {machine.cores} processors): "
             "trust the speed-up, which compares neighbouring rounds, more than the milliseconds"
         )
+    if profile:
+        for candidate in candidates:
+            for num_threads in thread_counts:
+                _print_profile(candidate, threads=num_threads, batch=batch, runs=runs, provider=provider.value)
+        return
     with _progress() as progress:
         results = benchmark(
-            [_parse_candidate(path, stock=stock, isa=isa) for path in models],
+            candidates,
             threads=thread_counts,
             batch=batch,
             runs=runs,
@@ -104,6 +116,18 @@ def bench(
         _note(f"warning: {warning}")
     if json_file is not None:
         save_report(BenchmarkReport(machine, tuple(results)), json_file)
+
+
+def _check(candidates: list["Candidate"], provider: str) -> None:
+    """Refuses, before anything is measured or said, what could not be measured."""
+    from exporters.load import check_runnable
+    from runtime.bench.candidate import check_candidates, named, on_device, onnxruntime_providers
+
+    check_candidates(named(candidates))
+    onnxruntime_providers(provider)
+    on_device(candidates, provider)
+    for path in dict.fromkeys(candidate.path for candidate in candidates):
+        check_runnable(path)
 
 
 def _parse_threads(text: str) -> tuple[int, ...]:
@@ -172,6 +196,37 @@ def _print_results(results: list["BenchmarkResult"]) -> None:
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         typer.echo("  ".join(cells).rstrip())
+
+
+def _print_profile(candidate: "Candidate", *, threads: int, batch: int, runs: int, provider: str) -> None:
+    """Prints one row per node in order of execution, and the sum."""
+    from runtime.bench import profile_nodes
+
+    nodes = profile_nodes(
+        candidate.path,
+        threads=threads,
+        batch=batch,
+        runs=runs,
+        stock=candidate.stock,
+        isa=candidate.isa,
+        provider=provider,
+    )
+    table = Table(title=f"{candidate.path}, {_threads_text(threads)}: median of {runs} runs")
+    for column in ("node", "op", "way"):
+        table.add_column(column, overflow="fold")
+    for column in ("output kB", "us", "share"):
+        table.add_column(column, justify="right")
+    for node in nodes:
+        table.add_row(
+            node.name,
+            node.op,
+            node.way or "-",
+            f"{node.output_bytes / 1e3:.1f}",
+            f"{node.median_us:.0f}",
+            f"{node.share:.1%}",
+        )
+    table.add_row("all", "", "", "", f"{sum(node.median_us for node in nodes):.0f}", "100.0%", style="bold")
+    show(table)
 
 
 def _row(result: "BenchmarkResult") -> tuple[str, ...]:

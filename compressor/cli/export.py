@@ -16,7 +16,10 @@ def export(
     density: Annotated[
         float | None, typer.Option(help="Part of each layer's channels that is computed, in (0, 1].")
     ] = None,
-    data: Annotated[str | None, typer.Option(help=f"To fit the predictors of a dense checkpoint. {DATA_HELP}")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help=f"To fit the predictors of a dense checkpoint, and for --int8. {DATA_HELP}"),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The file to write; MODEL's name with .onnx if absent."),
@@ -30,6 +33,18 @@ def export(
         float | None, typer.Option(min=0.0, help="Fail unless the file is this many times as fast as dense, here.")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="Of the standard ops; the target's if absent.")] = None,
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="The file takes uint8 images, channels last.")
+    ] = False,
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Of these images, where they are to be resized in the file."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Calibrated static int8 (Q/DQ); needs --data.")] = False,
+    calibration: Annotated[
+        str, typer.Option(help="How --int8 finds ranges: min-max, percentile or entropy.")
+    ] = "percentile",
+    calibration_images: Annotated[int, typer.Option(min=1, help="How many images --int8 finds them on.")] = 256,
     untrained: Annotated[
         bool,
         typer.Option("--untrained", help="MODEL is an architecture; random weights, for latency studies."),
@@ -37,7 +52,8 @@ def export(
 ) -> None:
     """Write an ONNX file; it appears only after its numbers have been compared with torch's."""
     # Heavy (torch); commands that need none must start without it.
-    from compressor.pipeline.export import export_network
+    from compressor.pipeline.export import Shipping, export_network
+    from compressor.pipeline.train import command_line
     from compressor.train import progress_on
 
     path = output if output is not None else _default_output(model)
@@ -53,11 +69,20 @@ def export(
         opset=opset,
         measure=measure,
         require_speedup=require_speedup,
+        shipping=Shipping(
+            with_preprocessing=with_preprocessing,
+            image_size=None if image_size is None else parse_size(image_size),
+            int8=calibration if int8 else None,
+            calibration_images=calibration_images,
+            command=command_line(),
+        ),
         progress=progress_on(),
     )
     for note in exported.notes:
         typer.echo(f"note: {note}", err=True)
     file = exported.file
+    if file.command is not None:
+        typer.echo(f"build the engine with: {file.command}")
     typer.echo(
         f"{file.path}: {file.file_bytes / 1e6:.2f} MB, opset {file.opset}, "
         f"largest difference from torch {file.max_difference:.1e}"
@@ -75,6 +100,18 @@ def parse_batch(text: str) -> int | Literal["dynamic"]:
     if text.isdecimal() and int(text) > 0:
         return int(text)
     raise typer.BadParameter(f"--batch {text}: give a number from 1, or dynamic")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Returns height and width in pixels.
+
+    >>> parse_size("480x640")
+    (480, 640)
+    """
+    height, x, width = text.partition("x")
+    if x and height.isdecimal() and width.isdecimal() and int(height) and int(width):
+        return int(height), int(width)
+    raise typer.BadParameter(f"--image-size {text}: give height and width in pixels, such as 480x640")
 
 
 def _default_output(model: str) -> Path:

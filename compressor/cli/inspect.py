@@ -23,10 +23,22 @@ def inspect(
     model: Annotated[str, typer.Argument(help=f"An ONNX file. {MODEL_HELP}")],
     untrained: Annotated[bool, typer.Option("--untrained", help="MODEL is an architecture.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", help="Write the plan that made an ONNX file here, as `compress prune --plan` takes it."),
+    ] = None,
 ) -> None:
-    """Show MACs, parameters and channels of every layer."""
+    """Show MACs, parameters and channels of every layer; of an ONNX file also how it was made."""
     check_folder(json_file)
+    if plan_file is not None and not model.endswith(".onnx"):
+        raise typer.BadParameter("--plan reads the plan out of an ONNX file; a checkpoint's lies beside it")
     report = _onnx(model) if model.endswith(".onnx") else _network(model, untrained)
+    if plan_file is not None:
+        # Heavy (torch comes with the pipeline); only where a plan is asked for.
+        from compressor.pipeline.provenance import write_plans
+
+        for path in write_plans(Path(model), plan_file):
+            typer.echo(f"{path}: the plan")
     if json_file is not None:
         write_json(json_file, report)
 
@@ -38,13 +50,14 @@ def _onnx(path: str) -> dict[str, object]:
 
     report = inspect_onnx(path)
     table = Table(title=f"{path}: opset {report.opset}, {report.file_bytes / 1e6:.2f} MB")
-    for column in ("node", "op", "in", "out", "density", "k MACs", "parameters", "kB"):
-        table.add_column(column, justify="left" if column in ("node", "op") else "right")
+    for column in ("node", "op", "method", "in", "out", "density", "k MACs", "parameters", "kB"):
+        table.add_column(column, justify="left" if column in ("node", "op", "method") else "right")
     for node in report.nodes:
         if node.macs or node.parameters:
             table.add_row(
                 node.name,
                 node.op,
+                node.method or "",
                 _count(node.channels_in),
                 _count(node.channels_out),
                 "" if node.density is None else f"{node.density:.2f}",
@@ -56,8 +69,16 @@ def _onnx(path: str) -> dict[str, object]:
     macs = "unknown" if report.macs is None else f"{report.macs / 1e6:.3f} M"
     typer.echo(f"MACs {macs}, parameters {report.parameters}, weights {report.weight_bytes} bytes")
     for key, value in sorted(report.metadata.items()):
-        typer.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
+        typer.echo(f"{key}: {_shortened(value)}")
     return report.to_json()
+
+
+def _shortened(value: object) -> str:
+    """A value of the metadata in one line; a plan in a few words (--json and --plan have it whole)."""
+    if isinstance(value, dict) and isinstance(value.get("steps"), list):
+        cuts = len(value["steps"])
+        return "1 cut; --plan FILE writes it" if cuts == 1 else f"{cuts} cuts; --plan FILE writes them"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _network(name: str, untrained: bool) -> dict[str, object]:

@@ -24,12 +24,15 @@ def verify(
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many images of --data.")] = 64,
     untrained: Annotated[bool, typer.Option("--untrained", help="MODEL is an architecture.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write the report here too; its SHA-256 goes into FILE.onnx if they are equal."),
+    ] = None,
 ) -> None:
     """Compare torch, stock ONNX Runtime and every instruction set; exit 1 over tolerance."""
     check_folder(json_file)
     # Heavy (torch); commands that need none must start without it.
-    from compressor.pipeline.verify import verify_network
+    from compressor.pipeline.verify import record_report, verify_network
 
     report = verify_network(model, onnx_file, data=data, num_images=images, untrained=untrained)
     table = Table(title=f"{onnx_file} against {model}")
@@ -51,6 +54,9 @@ def verify(
     show(table)
     if json_file is not None:
         write_json(json_file, report.to_json())
+        if report.passed:
+            digest = record_report(onnx_file, json_file, report)
+            typer.echo(f"{json_file}: SHA-256 {digest}, noted in {onnx_file}")
     verdict = "equal" if report.passed else "NOT equal"
     typer.echo(f"{verdict}: largest relative difference {report.relative_error:.1e}, tolerance {report.tolerance:.1e}")
     if not report.passed:

@@ -51,6 +51,9 @@ def _describe(source: Source) -> str:
         words.append("channels removed")
     if saved.method is not None:
         words.append(f"{saved.method} at density {saved.density:g}")
+    if saved.fixed_point is not None:
+        bits = sorted({int(entry["bits"]) for entry in saved.fixed_point.values()})
+        words.append(f"weights in {' and '.join(map(str, bits))} bits")
     if accuracy is not None:
         words.append(f"test accuracy {accuracy:.2%}")
     return ", ".join(words)

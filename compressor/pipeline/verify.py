@@ -1,17 +1,30 @@
 """The road of `compress verify`: a network and its file in, a report of how far they differ out."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from onnx import ModelProto
+from torch.nn.functional import interpolate
+
 from compressor.data import Loader, load
+from compressor.data.files import whole_file
 from compressor.errors import CompressorError, DataError
 from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.source import Source, open_source
 from exporters.execution import Array
+from exporters.image_input import ImageInput
 from exporters.inspect import inspect_onnx
+from exporters.metadata import read_metadata, write_metadata
+from exporters.stress import stress_images, stress_inputs
 from exporters.verify import VerifyReport, verify
 
-__all__ = ["verify_network"]
+__all__ = ["record_report", "verify_network"]
+
+# Of each kind of extreme input, beside the images of a data set.
+_EXTREMES = 8
 
 
 def verify_network(
@@ -22,24 +35,63 @@ def verify_network(
     Args:
         name: A checkpoint's path.
         file: The ONNX file that was exported from it; an FBS network is compared at the file's density.
-        data: Its validation images are the inputs, normalised as the checkpoint says; None takes random and
-            extreme inputs.
+        data: Its validation images are the inputs, normalised as the checkpoint says, or as uint8 where the file does
+            that itself; extreme inputs follow. None takes random and extreme inputs.
         num_images: How many of them.
         untrained: `name` is an architecture.
 
     Raises:
-        CompressorError: The checkpoint or the data is not usable.
+        CompressorError: The checkpoint or the data is not usable; or the file is int8, which only real images can
+            judge, and there is no data.
         ExportError: The file cannot be read or run, or its input does not fit.
     """
     source = open_source(name, untrained=untrained)
-    density = inspect_onnx(file).metadata.get("density")
+    metadata = inspect_onnx(file).metadata
+    density = metadata.get("density")
     if isinstance(density, int | float):
         if untrained:
             source = replace(source, model=FBS(density=float(density)).attach(source.model, source.example()).eval())
         elif layers(source.model):
             set_density(source.model, float(density))
-    inputs = None if data is None else {"validation images": _images(source, data, num_images)}
-    return verify(source.model, file, inputs)
+    is_int8 = "int8" in metadata
+    if is_int8 and data is None:
+        raise CompressorError(f"{file} is int8: its ranges hold for real images alone; add --data")
+    if data is None:
+        return verify(source.model, file)
+    values = metadata.get("input")
+    image = ImageInput.from_json(values) if isinstance(values, dict) else None
+    images = _images(source, data, num_images)
+    if image is not None:
+        images = _as_pixels(images, image)
+    extremes = {} if is_int8 else _extremes(images)
+    return verify(source.model, file, {"validation images": images, **extremes})
+
+
+def record_report(file: Path, json_file: Path, report: VerifyReport) -> str:
+    """Changes `file`: the digest of a report that passed goes into its metadata; returns the digest.
+
+    Args:
+        file: The ONNX file that was verified.
+        json_file: The report as it was written; `sha256sum` gives the same digest.
+        report: The same report.
+
+    Raises:
+        OSError: One of them cannot be read or written.
+    """
+    digest = hashlib.sha256(json_file.read_bytes()).hexdigest()
+    model = ModelProto()
+    model.ParseFromString(file.read_bytes())
+    entry = {
+        "sha256": digest,
+        "relative_error": report.relative_error,
+        "tolerance": report.tolerance,
+        "top1_agreement": report.top1_agreement,
+        "paths": list(report.paths),
+    }
+    write_metadata(model, {**read_metadata(model), "verify": entry})
+    with whole_file(file) as stream:
+        stream.write(model.SerializeToString(deterministic=True))
+    return digest
 
 
 def _images(source: Source, data: str, num_images: int) -> Array:
@@ -51,3 +103,21 @@ def _images(source: Source, data: str, num_images: int) -> Array:
         raise DataError(f"{data} has images of {tuple(images.shape[1:])}, {source.name} takes {source.size}")
     found: Array = images.numpy()
     return found
+
+
+def _as_pixels(images: Array, image: ImageInput) -> Array:
+    """Normalised images (N, C, H, W) as the uint8 images (N, H, W, C) that a file with preprocessing takes."""
+    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (image.mean, image.std))
+    scaled = torch.from_numpy(255 * (images * std + mean))
+    if image.source is not None:
+        scaled = interpolate(scaled, size=image.source, mode="bilinear", align_corners=False)
+    pixels: Array = scaled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels
+
+
+def _extremes(images: Array) -> dict[str, Array]:
+    """Stress inputs in the form of `images`, under their own names."""
+    shape = images.shape[1:]
+    if images.dtype == np.uint8:
+        return dict(stress_images(shape, _EXTREMES))
+    return dict(stress_inputs(shape, _EXTREMES))

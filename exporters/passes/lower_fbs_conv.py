@@ -21,7 +21,7 @@ from exporters.surgery import (
     transposed,
 )
 
-__all__ = ["lower_fbs_conv"]
+__all__ = ["checked_constants", "lower_fbs_conv"]
 
 _ROLES = ("weight", "shift", "saliency_weight", "saliency_bias", "post_shift")
 
@@ -40,8 +40,12 @@ def lower_fbs_conv(graph: gs.Graph) -> int:
     return len(layers)
 
 
-def _lower(graph: gs.Graph, node: gs.Node, channel_lists: dict[int, gs.Constant]) -> None:
-    x, dense = node.inputs[0], node.outputs[0]
+def checked_constants(graph: gs.Graph, node: gs.Node) -> list[gs.Constant]:
+    """Returns a layer's weight, shift, saliency weight, saliency bias and, where it has one, post-shift, renamed.
+
+    Raises:
+        ExportError: one of them is computed from the input, or their sizes do not fit together.
+    """
     constants = []
     for role, tensor in zip(_ROLES, node.inputs[1:], strict=False):
         value = constant_value(tensor)
@@ -55,6 +59,14 @@ def _lower(graph: gs.Graph, node: gs.Node, channel_lists: dict[int, gs.Constant]
             f"layer '{node.name}': {winners} winners of {outputs} channels with saliency weights of shape "
             f"{tuple(constants[2].shape)}; allowed are 1 to {outputs} winners and ({channels}, {outputs})"
         )
+    return constants
+
+
+def _lower(graph: gs.Graph, node: gs.Node, channel_lists: dict[int, gs.Constant]) -> None:
+    x, dense = node.inputs[0], node.outputs[0]
+    constants = checked_constants(graph, node)
+    outputs, channels = constants[0].shape[:2]
+    winners = int(node.attrs["winners"])
     if channels not in channel_lists:
         channel_lists[channels] = gs.Constant(f"channels.{channels}", np.arange(channels, dtype=np.int64)[None])
 

@@ -15,18 +15,13 @@ from exporters.surgery import (
     constant_value,
     fresh_name,
     is_transpose,
+    keeps_zero_planes,
     only_consumer,
     transposed,
 )
 
 __all__ = ["push_unpack_down"]
 
-_ZERO_KEEPING = frozenset(
-    [
-        *("Abs", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity", "LeakyRelu", "Mish"),
-        *("Neg", "Relu", "Round", "Selu", "Sign", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
-    ]
-)
 _PLANE_REDUCTIONS = frozenset(["ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2"])
 _POOLS = frozenset(["MaxPool", "AveragePool", "LpPool"])
 
@@ -72,7 +67,7 @@ def _push_through(graph: gs.Graph, reader: gs.Node, dense: gs.Tensor, x: gs.Tens
         return True
     if reader.domain or not reader.inputs or reader.inputs[0] is not dense:
         return False
-    if reader.op in _ZERO_KEEPING or (reader.op == "Clip" and _encloses_zero(reader)):
+    if keeps_zero_planes(reader):
         reader.inputs[0] = x
         _follow(graph, reader, indices)
         return True
@@ -139,18 +134,6 @@ def _takes_all(node: gs.Node) -> bool:
     """True if FBSConv reads every channel: its I is the constant [[0 .. C-1]]."""
     indices, channels = constant_value(node.inputs[1]), node.inputs[2].shape[1]
     return indices is not None and np.array_equal(indices, np.arange(channels)[None])
-
-
-def _encloses_zero(node: gs.Node) -> bool:
-    low, high = float("-inf"), float("inf")
-    for position, tensor in enumerate(node.inputs[1:]):
-        if tensor.is_empty():
-            continue
-        value = constant_value(tensor)
-        if value is None:
-            return False
-        low, high = (float(value.item()), high) if position == 0 else (low, float(value.item()))
-    return low <= 0.0 <= high
 
 
 def _replace_input(reader: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:

@@ -3,32 +3,65 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from onnx import ModelProto
+
 from exporters import opset
 from exporters.passes.fold_batch_norm import fold_batch_norm
 from exporters.passes.fold_constants import fold_constants
 from exporters.passes.fuse_activation import fuse_activation
+from exporters.passes.fuse_residual import fuse_residual
 from exporters.passes.lower_fbs_conv import lower_fbs_conv
 from exporters.passes.name_tensors import name_tensors
 from exporters.passes.push_transpose_down import push_transpose_down
 from exporters.passes.push_unpack_down import push_unpack_down
 
-__all__ = ["Onnx"]
+__all__ = ["Onnx", "Pass"]
 
 Pass = Callable[[Any], int]
 """Takes an onnx-graphsurgeon graph (which ships no types), changes it, returns how often it applied."""
 
 
 class Onnx:
-    """The list of passes and the standard opset."""
+    """The list of passes and the standard opset; a target that needs more derives from it.
+
+    Attributes:
+        default_opset: Of the standard ops.
+        symmetric: Integer activations have the zero point 0.
+    """
 
     default_opset: ClassVar[int] = opset.ONNX_OPSET
-    passes: ClassVar[tuple[Pass, ...]] = (
-        fold_constants,
-        fold_batch_norm,
-        lower_fbs_conv,
-        push_transpose_down,
-        push_unpack_down,
-        fuse_activation,
-        fold_constants,
-        name_tensors,
-    )
+    symmetric: ClassVar[bool] = False
+
+    @classmethod
+    def passes(cls, *, one_sample: bool) -> tuple[Pass, ...]:
+        """The rewrites in order.
+
+        Args:
+            one_sample: The file runs one sample at a time and its kernels may be computed.
+        """
+        return (
+            fold_constants,
+            fold_batch_norm,
+            lower_fbs_conv,
+            push_transpose_down,
+            push_unpack_down,
+            fuse_activation,
+            fuse_residual,
+            fold_constants,
+            name_tensors,
+        )
+
+    @classmethod
+    def problems(cls, model: ModelProto) -> list[str]:
+        """Everything that keeps the finished model from running there, one line each; empty is good."""
+        return []
+
+    @classmethod
+    def notes(cls, model: ModelProto, *, int8: bool) -> tuple[str, ...]:
+        """What a user should know of the finished model, one line each."""
+        return ()
+
+    @classmethod
+    def metadata(cls, model: ModelProto, file_name: str) -> dict[str, object]:
+        """Entries of the file's metadata that belong to the target."""
+        return {}

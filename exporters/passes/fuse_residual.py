@@ -1,0 +1,61 @@
+"""Takes a residual sum of packed planes, and the Relu behind it, into one UnpackAdd.
+
+Relu(z + Unpack(x, i))   becomes   UnpackAdd(x, i, z, lower=0)
+"""
+
+import onnx_graphsurgeon as gs
+
+from exporters import opset
+from exporters.surgery import add_node, constant_value, only_consumer
+
+__all__ = ["fuse_residual"]
+
+
+def fuse_residual(graph: gs.Graph) -> int:
+    """Changes `graph`; returns the number of sums fused.
+
+    1. Add of an Unpack that it alone reads and of any computed tensor of the same known shape: fused. Of two such
+       Unpacks the first is taken, the second stays and is the tensor.
+    2. A Relu that alone reads the sum: becomes its lower bound.
+    3. Anything else: left as it is.
+    """
+    fused = 0
+    for node in list(graph.nodes):
+        if node.op != "Add" or node.domain:
+            continue
+        for dense, z in (node.inputs, list(reversed(node.inputs))):
+            if _is_fusible(graph, dense, z):
+                _fuse(graph, node, dense.inputs[0], z)
+                fused += 1
+                break
+    graph.cleanup().toposort()
+    return fused
+
+
+def _is_fusible(graph: gs.Graph, dense: gs.Tensor, z: gs.Tensor) -> bool:
+    if len(dense.inputs) != 1 or only_consumer(graph, dense) is None or constant_value(z) is not None:
+        return False
+    maker = dense.inputs[0]
+    same_shape = dense.shape is not None and z.shape is not None and list(dense.shape) == list(z.shape)
+    return bool(maker.domain == opset.DOMAIN and maker.op == opset.UNPACK.name and same_shape)
+
+
+def _fuse(graph: gs.Graph, add: gs.Node, unpack: gs.Node, z: gs.Tensor) -> None:
+    last, lower = add, -opset.FLOAT_MAX
+    following = only_consumer(graph, add.outputs[0])
+    if following is not None and following.op == "Relu" and not following.domain:
+        last, lower = following, 0.0
+    (output,) = last.outputs
+    last.outputs.clear()
+    add_node(
+        graph,
+        opset.UNPACK_ADD.name,
+        [*unpack.inputs, z],
+        name=last.name,
+        domain=opset.DOMAIN,
+        attrs={"channels": unpack.attrs["channels"], "lower": lower},
+        outputs=[output],
+    )
+    for node in (add, last):
+        node.outputs.clear()
+        node.inputs.clear()
