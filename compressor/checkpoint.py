@@ -2,14 +2,16 @@
 
 A `.pt` that `torch.load(weights_only=True)` accepts: one dictionary of plain values and tensors.
 
-    format        "compressor", and `version` 1
-    architecture  what `models.build` takes, with `architecture_kwargs`
+    format        "compressor", and `version` 1; 2 where weights are in fixed point
+    architecture  what `models.build` takes, with `architecture_kwargs`; empty for a network given in Python
     preprocessing mean, std, size            classes   their names
     plan          what was cut away, or None
     method        what was attached, with `method_settings` and `density`, or None
     state         the network's state dict   record    metrics, seed, command
+    fixed_point   bits and steps of weights whose levels, int8, the state holds, or None
 """
 
+import copy
 import json
 import pickle
 import zipfile
@@ -27,13 +29,15 @@ from compressor.data.files import whole_file
 from compressor.errors import CheckpointError
 from compressor.graph import trace
 from compressor.plan import plan_from_json
+from compressor.quantise import from_levels, to_stored
 from compressor.shrink import shrink
 
-__all__ = ["CompressedCheckpoint", "adopt", "load", "rebuild", "save"]
+__all__ = ["CompressedCheckpoint", "adopt", "base_network", "load", "rebuild", "save"]
 
 _FORMAT = "compressor"
 _VERSION = 1
-_ADVICE = "give a checkpoint that 'compress train' or 'compress prune' wrote (compressor.checkpoint.adopt makes one)"
+_FIXED_POINT_VERSION = 2  # an older release would take levels for weights
+_ADVICE = "give a checkpoint of 'compress train' or 'compress prune', or make one of weights with 'compress adopt'"
 # What an entry has to be; the others are looked at where they are used.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "architecture": str,
@@ -50,7 +54,8 @@ class CompressedCheckpoint:
     """A trained network as plain values.
 
     Attributes:
-        architecture: What `models.build` takes: a name, `torchvision:NAME` or `file.py:factory`.
+        architecture: What `models.build` takes: a name, `torchvision:NAME` or `file.py:factory`; empty for a network
+            given in Python.
         architecture_kwargs: Its arguments, JSON values.
         preprocessing: How images become inputs.
         classes: One name per output; empty where they are not known.
@@ -60,6 +65,9 @@ class CompressedCheckpoint:
         method_settings: Its fields, JSON values.
         density: Part of the channels that stay live, 0 to 1; None where the method has no density.
         record: Metrics, seed, command: JSON values.
+        fixed_point: Bits and steps of the fixed-point weights, see `compressor.quantise.describe`; `state` holds their
+            float values. None where there are none.
+        base: The network before any cut, where it was given in Python and `architecture` is empty; never stored.
     """
 
     architecture: str
@@ -72,22 +80,34 @@ class CompressedCheckpoint:
     method_settings: dict[str, Any] | None = None  # JSON values
     density: float | None = None
     record: dict[str, Any] = field(default_factory=dict)  # JSON values
+    fixed_point: dict[str, Any] | None = None  # JSON values
+    base: nn.Module | None = None
+
+
+_STORED = [entry.name for entry in fields(CompressedCheckpoint) if entry.name != "base"]
 
 
 def save(checkpoint: CompressedCheckpoint, path: Path) -> None:
     """Writes the checkpoint, whole or not at all.
 
     Raises:
-        CheckpointError: A weight is not finite.
+        CheckpointError: A weight is not finite, or is described as fixed-point and is not.
         TypeError: A value is not plain.
         OSError: The folder is absent or may not be written to.
     """
     _check_finite(checkpoint.state, "the network")
-    values = {entry.name: getattr(checkpoint, entry.name) for entry in fields(CompressedCheckpoint)}
+    values = {name: getattr(checkpoint, name) for name in _STORED}
     state = values.pop("state")
+    version = _VERSION
+    if checkpoint.fixed_point is not None:
+        version = _FIXED_POINT_VERSION
+        try:
+            state = to_stored(checkpoint.fixed_point, state)
+        except ValueError as error:
+            raise CheckpointError(f"the network is not in fixed point as described: {error}") from error
     values["preprocessing"] = checkpoint.preprocessing.to_json()
     # Through JSON, so that what is read back is what was written and the file opens without running code.
-    values = json.loads(json.dumps({"format": _FORMAT, "version": _VERSION, **values}))
+    values = json.loads(json.dumps({"format": _FORMAT, "version": version, **values}))
     values["state"] = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with whole_file(path) as file:
         torch.save(values, file)
@@ -103,11 +123,12 @@ def load(path: Path) -> CompressedCheckpoint:
     values = _read(path)
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint but {_kind(values)}; {_ADVICE}")
-    if values.get("version") != _VERSION:
-        came = values.get("version")
-        raise CheckpointError(f"{path} has format version {came}; this release reads version {_VERSION}")
-    names = [entry.name for entry in fields(CompressedCheckpoint)]
-    if missing := [name for name in names if name not in values]:
+    if (came := values.get("version")) not in (_VERSION, _FIXED_POINT_VERSION):
+        raise CheckpointError(
+            f"{path} has format version {came}; this release reads version {_VERSION} or {_FIXED_POINT_VERSION}"
+        )
+    values.setdefault("fixed_point", None)  # earlier releases did not write it
+    if missing := [name for name in _STORED if name not in values]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it was not written by this release")
     if wrong := [name for name, kind in _TYPES.items() if not isinstance(values[name], kind)]:
         raise CheckpointError(f"{path} is damaged: {', '.join(wrong)} not of the right type; make it again")
@@ -115,8 +136,13 @@ def load(path: Path) -> CompressedCheckpoint:
     with zipfile.ZipFile(path) as archive:
         if (damaged := archive.testzip()) is not None:
             raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit; make it again")
+    if values["fixed_point"] is not None:
+        try:
+            values["state"] = from_levels(values["fixed_point"], values["state"])
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}; make it again") from error
     _check_finite(values["state"], str(path))
-    arguments = {name: values[name] for name in names}
+    arguments = {name: values[name] for name in _STORED}
     try:
         arguments["preprocessing"] = Preprocessing.from_json(values["preprocessing"])
     except (KeyError, TypeError, ValueError) as error:
@@ -133,7 +159,10 @@ def adopt(
     preprocessing: Preprocessing,
     unsafe_pickle: bool = False,
 ) -> CompressedCheckpoint:
-    """Returns a checkpoint made of weights from elsewhere: a bare state dict, or a pickled network.
+    """Returns a checkpoint made of weights from elsewhere: a state dict, or a pickled network.
+
+    A state dict may lie under `state_dict` or `model`, as training scripts store it, and its names may all begin with
+    `module.`, as `DistributedDataParallel` has them.
 
     Args:
         path: A file that `torch.save` wrote.
@@ -146,12 +175,14 @@ def adopt(
         CheckpointError: The file is absent, cut short, or holds neither; or the weights are not finite or
             do not fit the architecture.
     """
-    values = _read(path, unsafe_pickle=unsafe_pickle)
-    state = values.state_dict() if isinstance(values, nn.Module) else values
-    if not isinstance(state, dict) or not _is_state_dict(state):
+    values = _read(
+        path, unsafe_pickle=unsafe_pickle, advice="store its state_dict(), or add --unsafe-pickle if you trust it"
+    )
+    state = _unwrapped(values)
+    if not _is_state_dict(state):
         raise CheckpointError(f"{path} is not a state dict but {_kind(values)}; {_ADVICE}")
     _check_finite(state, str(path))
-    checkpoint = CompressedCheckpoint(architecture, architecture_kwargs, preprocessing, (), dict(state))
+    checkpoint = CompressedCheckpoint(architecture, architecture_kwargs, preprocessing, (), state)
     rebuild(checkpoint)
     return checkpoint
 
@@ -163,12 +194,13 @@ def rebuild(checkpoint: CompressedCheckpoint) -> nn.Module:
     `file.py:factory` runs that file.
 
     Raises:
-        CheckpointError: The state does not fit, with all missing, unexpected and misshapen entries.
+        CheckpointError: The state does not fit, with all missing, unexpected and misshapen entries; or the network
+            was given in Python and is not at hand.
         PlanError: The plan does not fit the architecture.
         ModelError: The architecture cannot be built here.
         MethodError: The method does not exist here or refuses its settings.
     """
-    model = models.build(checkpoint.architecture, **checkpoint.architecture_kwargs)
+    model = base_network(checkpoint)
     for plan in (checkpoint.plan or {"steps": []})["steps"]:
         graph = trace(model.eval(), torch.zeros(2, *checkpoint.preprocessing.size))
         model = shrink(model, graph, plan_from_json(json.dumps(plan)))
@@ -185,8 +217,25 @@ def rebuild(checkpoint: CompressedCheckpoint) -> nn.Module:
     return model.eval()
 
 
+def base_network(checkpoint: CompressedCheckpoint) -> nn.Module:
+    """Returns the network before any cut and method, with weights that do not matter.
+
+    Raises:
+        CheckpointError: It was given in Python and is not at hand.
+        ModelError: The architecture cannot be built here.
+    """
+    if checkpoint.base is not None:
+        return copy.deepcopy(checkpoint.base)
+    if not checkpoint.architecture:
+        raise CheckpointError(
+            "the checkpoint was made from a network given in Python: open it there, with "
+            "compressor.load(path, model), or name the network as file.py:factory when it is compressed"
+        )
+    return models.build(checkpoint.architecture, **checkpoint.architecture_kwargs)
+
+
 # What the file holds is not known before it has been looked at, hence the Any.
-def _read(path: Path, *, unsafe_pickle: bool = False) -> Any:
+def _read(path: Path, *, unsafe_pickle: bool = False, advice: str = _ADVICE) -> Any:
     """Returns what `torch.save` put into the file; refuses what would run code unless told otherwise."""
     if not path.is_file():
         raise CheckpointError(f"no file {path}; give the path of a checkpoint")
@@ -195,7 +244,7 @@ def _read(path: Path, *, unsafe_pickle: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is a pickle that would run code when opened; {_ADVICE}") from error
+        raise CheckpointError(f"{path} is a pickle that would run code when opened; {advice}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
@@ -206,6 +255,18 @@ def _kind(values: Any) -> str:
     if isinstance(values, dict):
         return f"a dictionary with {', '.join(map(str, list(values)[:5])) or 'nothing in it'}"
     return f"a {type(values).__name__}"
+
+
+def _unwrapped(values: Any) -> Any:
+    """The state dict inside what a training script stored; `values` itself where there is none."""
+    for name in ("state_dict", "model"):
+        if isinstance(values, dict) and isinstance(values.get(name), dict | nn.Module):
+            values = values[name]
+    if isinstance(values, nn.Module):
+        values = values.state_dict()
+    if _is_state_dict(values) and all(name.startswith("module.") for name in values):
+        values = {name.removeprefix("module."): value for name, value in values.items()}
+    return dict(values) if isinstance(values, dict) else values
 
 
 def _is_state_dict(values: Any) -> bool:
