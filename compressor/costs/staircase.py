@@ -6,17 +6,12 @@ as if padded up to the next one, or worse.
 """
 
 import json
-import platform
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
 
+from compressor.costs.chains import Convolution, best_times_ms, chain, processor
 from compressor.errors import CompressorError
 
 __all__ = ["Staircase", "efficient_widths", "measure_staircase", "staircase_from_json", "staircase_to_json", "step_of"]
@@ -55,24 +50,9 @@ def measure_staircase(
     Widths take turns, round by round, and the best of all rounds counts, so that other work on the machine hits all
     widths alike. One thread is timed by its processor time, which waiting for other work does not add to.
     """
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
-    sessions, inputs = [], []
-    for width in widths:
-        model = _chain(width).SerializeToString()
-        sessions.append(onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"]))
-        inputs.append({"x": np.ones((1, width, _PIXELS, _PIXELS), dtype=np.float32)})
-    best = np.full(len(widths), np.inf)
-    for turn in range(rounds + 1):  # the first one warms up
-        for i, (session, feed) in enumerate(zip(sessions, inputs, strict=True)):
-            start = clock()
-            session.run(None, feed)
-            if turn:
-                best[i] = min(best[i], clock() - start)
-    latency_ms = tuple(round(float(seconds) * 1e3, 4) for seconds in best)
-    return Staircase(_machine(), threads, tuple(widths), latency_ms, step_of(widths, latency_ms))
+    best = best_times_ms([_chain(width) for width in widths], threads=threads, rounds=rounds)
+    latency_ms = tuple(round(ms, 4) for ms in best)
+    return Staircase(processor(), threads, tuple(widths), latency_ms, step_of(widths, latency_ms))
 
 
 def efficient_widths(widths: Sequence[int], latency_ms: Sequence[float]) -> list[int]:
@@ -120,21 +100,4 @@ def staircase_from_json(text: str) -> Staircase:
 
 
 def _chain(width: int) -> onnx.ModelProto:
-    kernel = np.full((width, width, 3, 3), 1.0 / (9 * width), dtype=np.float32)
-    nodes, name = [], "x"
-    for i in range(_LAYERS):
-        nodes.append(helper.make_node("Conv", [name, "w"], [f"c{i}"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
-        name = f"r{i}"
-    shape = [1, width, _PIXELS, _PIXELS]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
-    y = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-    graph = helper.make_graph(nodes, "staircase", [x], [y], [numpy_helper.from_array(kernel, "w")])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return chain((width, _PIXELS, _PIXELS), [Convolution(width, 3)] * _LAYERS)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from compressor.graph import ChannelGraph, Units
 
-__all__ = ["Counts", "WidthCosts", "count_units", "planned_macs", "planned_params", "width_costs"]
+__all__ = ["AxisRows", "Counts", "WidthCosts", "count_units", "planned_macs", "planned_params", "width_costs"]
 
 Counts = npt.NDArray[np.int64]  # (groups,) kept units of each group
 
@@ -39,35 +39,51 @@ class WidthCosts:
     params_rows: npt.NDArray[np.int64]
 
 
+class AxisRows:
+    """Collects the widths of axes as rows of `fixed` and `share`; row 0 is the constant width 1."""
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self._group_of = np.repeat(np.arange(len(graph.groups)), [group.size for group in graph.groups])
+        self._sizes = np.maximum(np.array([group.size for group in graph.groups], dtype=np.float64), 1)
+        self._fixed, self._share = [1.0], [np.zeros(len(graph.groups))]
+
+    def add(self, units: Units) -> int:
+        """Returns the number of the row of an axis that holds these units."""
+        held = np.bincount(self._group_of[units[units >= 0]], minlength=len(self._sizes))
+        self._fixed.append(float((units < 0).sum()))
+        self._share.append(held / self._sizes)
+        return len(self._fixed) - 1
+
+    @property
+    def fixed(self) -> npt.NDArray[np.float64]:
+        """(rows,) channels of an axis that no group holds."""
+        return np.array(self._fixed)
+
+    @property
+    def share(self) -> npt.NDArray[np.float64]:
+        """(rows, groups) channels of an axis per unit of a group."""
+        return np.array(self._share)
+
+
 def width_costs(graph: ChannelGraph) -> WidthCosts:
     """Returns the cost tables of a graph."""
-    group_of = np.repeat(np.arange(len(graph.groups)), [group.size for group in graph.groups])
-    sizes = np.array([group.size for group in graph.groups], dtype=np.float64)
-    fixed, share = [1.0], [np.zeros(len(graph.groups))]
-
-    def row(units: Units) -> int:
-        held = np.bincount(group_of[units[units >= 0]], minlength=len(graph.groups))
-        fixed.append(float((units < 0).sum()))
-        share.append(held / np.maximum(sizes, 1))
-        return len(fixed) - 1
-
+    rows = AxisRows(graph)
     macs, macs_rows = [], []
     for layer in graph.layers:
         if layer.macs:
             depthwise = layer.groups > 1 and layer.groups == len(layer.inputs)
-            rows = (0 if depthwise else row(layer.inputs), row(layer.outputs))
             macs.append(layer.macs / ((1 if depthwise else len(layer.inputs)) * len(layer.outputs)))
-            macs_rows.append(rows)
+            macs_rows.append((0 if depthwise else rows.add(layer.inputs), rows.add(layer.outputs)))
     params, params_rows = [], []
     for path, shape in graph.shapes.items():
         axes = [units for units in graph.axes.get(path, ()) if units is not None]
         params.append(float(np.prod(shape)) / float(np.prod([len(units) for units in axes])))
-        params_rows.append([row(units) for units in axes])
-    depth = max((len(rows) for rows in params_rows), default=1)
-    padded = [rows + [0] * (depth - len(rows)) for rows in params_rows]
+        params_rows.append([rows.add(units) for units in axes])
+    depth = max((len(axes_rows) for axes_rows in params_rows), default=1)
+    padded = [axes_rows + [0] * (depth - len(axes_rows)) for axes_rows in params_rows]
     return WidthCosts(
-        np.array(fixed),
-        np.array(share),
+        rows.fixed,
+        rows.share,
         np.array(macs),
         np.array(macs_rows, dtype=np.int64).reshape(-1, 2),
         np.array(params),

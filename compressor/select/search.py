@@ -3,13 +3,13 @@
 1. All units that may be cut are ranked together, least score first; the shortest prefix of that ranking is cut which
    brings the cost within the target (bisection), each group rounded to the nearest width the target likes.
 2. Single groups step down (least score lost per cost saved) until the cost fits, then up (most score per cost) as long
-   as it does; where widths are coarse, a pair of steps closes the rest.
+   as it does; where widths are coarse, a pair of steps closes the rest, or settling with one group held a step aside.
 
 Groups of one residual branch reach nothing together and leave it together.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from compressor.costs.widths import Counts
 from compressor.select.budget import TOLERANCE
 
-__all__ = ["Search", "search_counts"]
+__all__ = ["Search", "moved", "search_counts"]
 
 _Floats = npt.NDArray[np.float64]
 
@@ -43,6 +43,10 @@ class Search:
     def off(self, counts: Counts) -> float:
         """Relative distance of counts from the target."""
         return abs(self.cost(counts) - self.target) / self.target
+
+    def lost(self, counts: Counts) -> float:
+        """Score of the units that counts leave out."""
+        return float(sum(scores[n:].sum() for scores, n in zip(self.scores, counts.tolist(), strict=True)))
 
 
 def search_counts(search: Search) -> Counts:
@@ -80,25 +84,25 @@ def _prefix(search: Search) -> Counts:
     return rounded(low)
 
 
-def _moved(search: Search, counts: Counts, group: int, by: int) -> Counts | None:
+def moved(search: Search, counts: Counts, group: int, by: int) -> Counts | None:
     """Returns counts with one group `by` allowed steps away, with its branch where that goes or comes back."""
     allowed = search.allowed[group]
     at = int(np.searchsorted(allowed, counts[group])) + by
     if not 0 <= at < len(allowed):
         return None
-    moved = counts.copy()
-    moved[group] = allowed[at]
+    result = counts.copy()
+    result[group] = allowed[at]
     for branch in search.branches:
-        if group in branch and 0 in (counts[group], moved[group]):
+        if group in branch and 0 in (counts[group], result[group]):
             for other in branch:
-                moved[other] = 0 if moved[group] == 0 else search.allowed[other][1]
-    return moved
+                result[other] = 0 if result[group] == 0 else search.allowed[other][1]
+    return result
 
 
 def _moves(search: Search, counts: Counts, by: int) -> list[tuple[Counts, float]]:
     """Returns (counts, cost) after every single move."""
-    found = [_moved(search, counts, g, by) for g, a in enumerate(search.allowed) if len(a) > 1]
-    return [(moved, search.cost(moved)) for moved in found if moved is not None]
+    found = [moved(search, counts, g, by) for g, a in enumerate(search.allowed) if len(a) > 1]
+    return [(result, search.cost(result)) for result in found if result is not None]
 
 
 def _settle(search: Search, counts: Counts) -> Counts:
@@ -124,10 +128,23 @@ def _settle(search: Search, counts: Counts) -> Counts:
 def _close(search: Search, counts: Counts) -> Counts:
     """Takes the best single move or pair of moves as long as it brings the cost nearer to the target."""
     while search.off(counts) > TOLERANCE:
-        singles = [moved for by in (-1, 1) for moved, _ in _moves(search, counts, by)]
+        singles = [single for by in (-1, 1) for single, _ in _moves(search, counts, by)]
         pairs = [pair for single in singles[:64] for by in (-1, 1) for pair, _ in _moves(search, single, by)]
         best = min([*singles, *pairs], key=search.off, default=counts)
         if search.off(best) >= search.off(counts):
-            break
+            return _around(search, counts)
         counts = best
     return counts
+
+
+def _around(search: Search, counts: Counts) -> Counts:
+    """Returns the nearest counts that settle with one group a step aside: what no single move or pair reaches."""
+    found = [counts]
+    for group in range(len(counts)):
+        for by in (-1, 1):
+            aside = moved(search, counts, group, by)
+            if aside is not None:
+                held = {group, *(g for branch in search.branches if group in branch for g in branch)}
+                allowed = [aside[g : g + 1] if g in held else a for g, a in enumerate(search.allowed)]
+                found.append(_settle(replace(search, allowed=allowed), aside))
+    return min(found, key=search.off)
