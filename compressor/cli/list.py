@@ -15,6 +15,7 @@ class Kind(StrEnum):
     """What can be listed."""
 
     METHODS = "methods"
+    RECIPES = "recipes"
     MODELS = "models"
     TARGETS = "targets"
     DATA = "data"
@@ -33,6 +34,12 @@ def _methods() -> list[str]:
     from compressor import methods
 
     return methods.names()
+
+
+def _recipes() -> list[str]:
+    from compressor import recipes
+
+    return recipes.names()
 
 
 def _models() -> list[str]:
@@ -68,6 +75,7 @@ def _reason(built: bool) -> str:
 
 _LISTS: dict[Kind, Callable[[], list[str]]] = {
     Kind.METHODS: _methods,
+    Kind.RECIPES: _recipes,
     Kind.MODELS: _models,
     Kind.TARGETS: _targets,
     Kind.DATA: _data,

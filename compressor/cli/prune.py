@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,17 +22,34 @@ def prune(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Other methods: macs=0.5x, params=0.4x, density=0.5, macs=60M; met within 2 %."),
+        typer.Option(
+            help="Other methods: macs=0.5x, params=0.4x, density=0.5, latency=0.5x, macs=60M, latency_ms=3; within 2 %."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write.")] = Path("slim.pt"),
     epochs: Annotated[
         int | None, typer.Option(min=0, help="Of the whole schedule, or of the fine-tuning; 0 only cuts.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
-    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate of the fine-tuning.")] = 0.05,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A method's numbers: a name of `compress list recipes`, or a .toml file; options go before it."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per step; 256 where no recipe says.", show_default=False)
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Peak learning rate of the fine-tuning; 0.05 where no recipe says."),
+    ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter of the method; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A number of the method, or training.NAME of the recipe; may be repeated.",
+        ),
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Cut only these layers, such as 'layer4.*'.")
@@ -44,7 +61,9 @@ def prune(
     ] = None,
     align: Annotated[
         str,
-        typer.Option(help="Widths: auto (this machine, see `compress profile`), off, a number, or a target's name."),
+        typer.Option(
+            help="Widths and times: auto (this machine, see `compress profile`), off, a number, or a target's name."
+        ),
     ] = "auto",
     remove_branches: Annotated[
         bool, typer.Option("--remove-branches", help="A residual branch may be cut to nothing.")
@@ -55,6 +74,9 @@ def prune(
     plan: Annotated[Path | None, typer.Option(help="Replay a saved .plan.json instead of --budget.")] = None,
     require_speedup: Annotated[
         float | None, typer.Option(min=0.0, help="Fail unless it is this many times as fast as before, here.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="gate-decorator: event files of every Tick; needs tensorboard.")
     ] = None,
     distill: Annotated[
         Path | None, typer.Option(help="A checkpoint, usually the dense one, to imitate besides learning the labels.")
@@ -69,13 +91,13 @@ def prune(
 ) -> None:
     """Prune a trained network and fine-tune it; its epoch is chosen on a validation split."""
     # Heavy (torch); commands that need none must start without it.
-    from compressor import methods
+    from compressor import methods, recipes
     from compressor.methods.fbs import FBS
     from compressor.pipeline.prune import FINE_TUNING
     from compressor.pipeline.prune import prune as run_fbs
     from compressor.pipeline.slim import Wishes
     from compressor.pipeline.slim import slim as run_slim
-    from compressor.pipeline.steps import alignment_step
+    from compressor.pipeline.steps import alignment
     from compressor.pipeline.teacher import Distillation
     from compressor.select import Limits, parse_budget
     from compressor.train import progress_on
@@ -84,7 +106,14 @@ def prune(
     dynamic = issubclass(methods.get(method), FBS)
     _refuse_mixture(dynamic, method, budget, density, plan, epochs)
     keep_freed_memory()
-    settings = replace(FINE_TUNING, batch_size=batch_size, peak_lr=lr, precision=precision.value)
+    chosen = recipes.chosen(method, recipe, parse_settings(setting or []))
+    given: dict[str, Any] = {"batch_size": batch_size, "peak_lr": lr}  # Any: fields of TrainSettings
+    given["precision"] = None if precision is Precision.AUTO else precision.value
+    settings = FINE_TUNING if chosen is None else chosen.train_settings()
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if epochs is None and chosen is not None and "epochs" in chosen.training:
+        epochs = settings.epochs
+    method_settings = parse_settings(setting or []) if chosen is None else dict(chosen.settings)
     distillation = None if distill is None else Distillation(distill, distill_weight, distill_temperature)
     if dynamic:
         pruned = run_fbs(
@@ -97,7 +126,7 @@ def prune(
             resume=resume,
             seed=seed,
             settings=settings,
-            method_settings=parse_settings(setting or []),
+            method_settings=method_settings,
             distillation=distillation,
             progress=progress_on(),
         )
@@ -107,6 +136,7 @@ def prune(
         wanted = None if budget is None else parse_budget(budget)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    aligned = alignment(align)
     slimmed = run_slim(
         model,
         method=method,
@@ -114,17 +144,19 @@ def prune(
         wishes=Wishes(
             budget=wanted,
             limits=Limits(tuple(include or ()), tuple(exclude or ()), parse_numbers(keep_min or []), remove_branches),
-            step=alignment_step(align),
+            step=aligned.step,
             plan=plan,
             fold_constants=fold_constants,
             require_speedup=require_speedup,
+            tensorboard=tensorboard,
+            rates=aligned.rates,
         ),
         output=output,
         epochs=_SLIM_EPOCHS if epochs is None else epochs,
         resume=resume,
         seed=seed,
         settings=settings,
-        method_settings=parse_settings(setting or []),
+        method_settings=method_settings,
         distillation=distillation,
         progress=progress_on(),
     )

@@ -49,6 +49,10 @@ class Method:
         """Parameter groups for the optimiser; None leaves the choice to the loop."""
         return None
 
+    def training_epochs(self) -> int:
+        """Epochs that the network trains with these hooks before `scores` is asked; 0 asks it at once."""
+        return 0
+
     def penalty(self, model: nn.Module) -> Tensor | None:
         """What the last forward pass adds to the loss, a scalar."""
         return None

@@ -2,11 +2,12 @@
 
     trace -> score -> select a plan within the budget -> fold constants -> shrink -> batch norm anew -> fine-tune
 
+Methods that train before they score, or that prune step by step, have stages of their own before the plan (`planned`).
 The plan goes into the checkpoint, which rebuilds the slim network by replaying it on the dense architecture.
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ from torch import Tensor, nn
 from compressor import checkpoint
 from compressor.costs.macs import ModelCost, count_macs
 from compressor.data import Dataset, Loader
+from compressor.data.files import whole_file
 from compressor.errors import CompressorError
-from compressor.graph import ChannelGraph, trace
+from compressor.graph import trace
 from compressor.methods.base import Method
 from compressor.pipeline.method_settings import make_method
+from compressor.pipeline.planned import Pruning, Wishes, forget_stages, make_plan, trains_before_cut
 from compressor.pipeline.prune import FINE_TUNING, load_for_pruning, matching_data
 from compressor.pipeline.speedup import MeasuredSpeedup, measure_speedup, require
 from compressor.pipeline.teacher import Distillation, load_teacher
 from compressor.pipeline.train import check_output, command_line, split_seed_of
-from compressor.plan import PruningPlan, check_plan, plan_from_json, plan_to_json
-from compressor.select import Budget, Limits, select
+from compressor.plan import PruningPlan, plan_to_json
 from compressor.shrink import fold_constants, reestimate_batch_norm, shrink
 from compressor.train import Progress, TrainSettings, evaluate, resume_path, train
 
@@ -33,27 +35,6 @@ __all__ = ["SlimNetwork", "Wishes", "slim"]
 # Images on which a cut channel's mean is measured before it is folded into the layers that read it.
 _FOLDED_IMAGES = 256
 _BN_BATCHES = 50
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user asks of a plan.
-
-    Attributes:
-        budget: What to reach; None where `plan` is given.
-        limits: Layers to leave alone, least widths, whether branches may go.
-        step: Channels that widths should be multiples of; 1 takes any.
-        plan: A saved plan's file to replay instead of selecting one.
-        fold_constants: Add the mean of each cut channel to the layers that read it.
-        require_speedup: Least measured speed against dense; None only reports it.
-    """
-
-    budget: Budget | None
-    limits: Limits = field(default_factory=Limits)
-    step: int = 1
-    plan: Path | None = None
-    fold_constants: bool = False
-    require_speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +74,10 @@ class SlimNetwork:
 
 
 def slim(
-    source: Path,
+    source: str | Path | checkpoint.CompressedCheckpoint,
     *,
     method: str,
-    data: str | None,
+    data: str | Dataset | None,
     wishes: Wishes,
     output: Path,
     epochs: int,
@@ -110,9 +91,9 @@ def slim(
     """Removes channels from a trained network, fine-tunes it and writes its checkpoint.
 
     Args:
-        source: A checkpoint's path, dense or already slim.
+        source: A checkpoint or its path, dense or already slim.
         method: A method that scores channels, such as `l1`.
-        data: What `compressor.data.load` takes.
+        data: A data set, or what `compressor.data.load` takes.
         wishes: Budget, limits, widths.
         output: The checkpoint to write; the plan lies beside it as `.plan.json`.
         epochs: Of fine-tuning; 0 leaves the network as it is after the cut.
@@ -138,12 +119,33 @@ def slim(
     model = checkpoint.rebuild(saved)
     images = _images(dataset, _FOLDED_IMAGES)
     graph = trace(model, images[:2])
-    plan = _plan(scorer, model, graph, images, wishes)
+    settings = replace(settings or FINE_TUNING, seed=seed)
+    if not resume and trains_before_cut(scorer, wishes):
+        resume_path(output).unlink(missing_ok=True)
+    planned = make_plan(
+        Pruning(
+            method=scorer,
+            model=model,
+            graph=graph,
+            images=images,
+            dataset=dataset,
+            wishes=wishes,
+            settings=replace(settings, task=json.dumps({"data": dataset.name, "method": method, **scorer.settings()})),
+            output=output,
+            resume=resume,
+            progress=progress,
+        )
+    )
+    plan = planned.plan
     val_before = evaluate(model, dataset, "val").top1
     before = count_macs(model, images[:2])
-    cut = shrink(fold_constants(model, graph, plan, images) if wishes.fold_constants else model, graph, plan)
-    loader = Loader(FINE_TUNING.batch_size, shuffle=True, seed=seed)
-    cut = reestimate_batch_norm(cut, dataset.batches("train", loader), num_batches=_BN_BATCHES)
+    dense = planned.model
+    if not planned.silent:
+        dense = fold_constants(dense, graph, plan, images) if wishes.fold_constants else dense
+    cut = shrink(dense, graph, plan) if planned.slim is None else planned.slim
+    if not planned.silent:
+        loader = Loader(FINE_TUNING.batch_size, shuffle=True, seed=seed)
+        cut = reestimate_batch_norm(cut, dataset.batches("train", loader), num_batches=_BN_BATCHES)
     cost = count_macs(cut, images[:2])
     val_cut = evaluate(cut, dataset, "val").top1
     progress.line(
@@ -157,38 +159,33 @@ def slim(
     task = {"data": dataset.name, "plan": json.loads(plan_to_json(plan))}
     if distillation is not None:
         task["distillation"] = distillation.to_json()
-    tuning = replace(settings or FINE_TUNING, epochs=max(epochs, 1), seed=seed, task=json.dumps(task))
+    tuning = replace(settings, epochs=max(epochs, 1), task=json.dumps(task))
+    if trains_before_cut(scorer, wishes):
+        resume = resume and resume_path(output).is_file()  # else it was stopped before its fine-tuning began
     record: dict[str, Any] = {"command": command_line(), "data": dataset.name, "seed": seed}
     record["split_seed"] = split_seed_of(saved, seed)
+    record["times"] = None if wishes.rates is None else wishes.rates.source
     val_top1 = val_cut
     if epochs:
         trained = train(
-            cut, dataset, settings=tuning, checkpoint_path=output, resume=resume, teacher=teacher, progress=progress
+            cut,
+            dataset,
+            settings=tuning,
+            method=planned.tuner,
+            checkpoint_path=output,
+            resume=resume,
+            teacher=teacher,
+            progress=progress,
         )
         val_top1 = trained.val_top1
         record["train"] = trained.to_json()
         record["distillation"] = task.get("distillation")
     test = evaluate(cut, dataset, "test").top1
     result = SlimNetwork(output, plan, cost, before, val_before, val_cut, val_top1, test, speedup)
-    _write(result, cut, saved, scorer, record | {"method": method})
+    _write(result, cut, saved, scorer, record | {"method": method} | planned.record)
     resume_path(output).unlink(missing_ok=True)
+    forget_stages(output)
     return result
-
-
-def _plan(scorer: Method, model: nn.Module, graph: ChannelGraph, images: Tensor, wishes: Wishes) -> PruningPlan:
-    """A saved plan that fits, or a new one within the budget."""
-    if wishes.plan is not None:
-        plan = plan_from_json(wishes.plan.read_text(encoding="utf-8"))
-        check_plan(plan, graph, removable=[name for branch in graph.branches for name in branch.groups])
-        return plan
-    if wishes.budget is None:
-        raise CompressorError("a budget is missing: add --budget, for example --budget macs=0.5x")
-    scorer.attach(model, images[:2])
-    scores = scorer.scores(model).values
-    try:
-        return select(graph, scores, budget=wishes.budget, limits=wishes.limits, step=wishes.step)
-    except ValueError as error:
-        raise CompressorError(str(error)) from error
 
 
 def _images(dataset: Dataset, count: int) -> Tensor:
@@ -205,7 +202,7 @@ def _write(
     about: dict[str, Any],
 ) -> None:
     steps = [] if source.plan is None else list(source.plan["steps"])
-    plan = json.loads(plan_to_json(result.plan))
+    text = plan_to_json(result.plan)
     record = {
         **about,
         "settings": scorer.settings(),
@@ -217,7 +214,10 @@ def _write(
         "parameters": result.cost.parameters,
         "speedup": result.speedup.ratio,
     }
-    slim_checkpoint = replace(source, state=model.state_dict(), plan={"steps": [*steps, plan]}, record=record)
+    slim_checkpoint = replace(
+        source, state=model.state_dict(), plan={"steps": [*steps, json.loads(text)]}, record=record
+    )
     checkpoint.save(slim_checkpoint, result.path)
     plan_file = result.path.with_suffix(".plan.json")
-    plan_file.write_text(json.dumps(plan) + "\n", encoding="utf-8")
+    with whole_file(plan_file) as file:
+        file.write(f"{text}\n".encode())

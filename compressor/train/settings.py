@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["EpochRecord", "TrainRecord", "TrainSettings"]
+__all__ = ["EpochRecord", "ScheduleName", "TrainRecord", "TrainSettings"]
+
+ScheduleName = Literal["cosine", "triangular", "constant"]
 
 
 @dataclass(frozen=True)
@@ -12,10 +14,15 @@ class TrainSettings:
 
     Attributes:
         epochs: Walks over the train split.
+        epoch_images: Images of a walk, others each time; 0 is the whole split.
         batch_size: Images per step, over all ranks together.
-        peak_lr: Learning rate at the end of the warm-up.
-        warmup_fraction: Part of all steps in which the rate rises from zero; a cosine to zero follows.
-        momentum: Of Nesterov's kind.
+        peak_lr: Largest learning rate of the run.
+        schedule: 'cosine' (a warm-up, then half a cosine to zero), 'triangular' (a line from `lowest_lr` up to
+            `peak_lr` at half of the run, and a line down again) or 'constant'.
+        lowest_lr: Where 'triangular' starts and ends.
+        warmup_fraction: Part of all steps in which 'cosine' rises from zero.
+        momentum: Part of the last update that goes on.
+        nesterov: The momentum is of Nesterov's kind.
         weight_decay: On convolution kernels and linear weights; never on batch norms and biases.
         label_smoothing: Part of the target spread over all classes, 0 to 1.
         clip_norm: Largest norm of the whole gradient; None leaves it alone.
@@ -28,10 +35,14 @@ class TrainSettings:
     """
 
     epochs: int = 30
+    epoch_images: int = 0
     batch_size: int = 256
     peak_lr: float = 0.2
+    schedule: ScheduleName = "cosine"
+    lowest_lr: float = 0.0
     warmup_fraction: float = 0.2
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     clip_norm: float | None = None

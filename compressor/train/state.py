@@ -11,7 +11,7 @@ from compressor.data.files import whole_file
 from compressor.errors import CheckpointError
 from compressor.train.settings import EpochRecord, TrainSettings
 
-__all__ = ["RunState", "load_state", "resume_path", "save_state"]
+__all__ = ["RunState", "load_state", "read_state", "resume_path", "save_state"]
 
 _VERSION = 1
 
@@ -59,14 +59,7 @@ def load_state(path: Path, settings: TrainSettings) -> RunState:
     Raises:
         CheckpointError: There is none, it cannot be read, or other settings were used; lists the differences.
     """
-    if not path.is_file():
-        raise CheckpointError(f"nothing to resume: no file {path}; start the run without resuming")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is not the complete state of a run; start without resuming") from error
-    if not isinstance(values, dict) or values.pop("version", None) != _VERSION:
-        raise CheckpointError(f"{path} is of another version; start the run without resuming")
+    values = read_state(path, version=_VERSION)
     # A setting that the file does not know yet had its default.
     before, now = asdict(TrainSettings(**values.pop("settings"))), asdict(settings)
     changed = [f"{name} was {before[name]}, is {now[name]}" for name in now if before[name] != now[name]]
@@ -74,3 +67,20 @@ def load_state(path: Path, settings: TrainSettings) -> RunState:
         raise CheckpointError(f"{path} belongs to a run with other settings: {'; '.join(changed)}")
     values["epochs"] = tuple(EpochRecord(**record) for record in values["epochs"])
     return RunState(**values)
+
+
+def read_state(path: Path, *, version: int) -> dict[str, Any]:
+    """Returns the plain values and tensors in a state's file, without its version.
+
+    Raises:
+        CheckpointError: There is none, it cannot be read, or it is of another version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"nothing to resume: no file {path}; start the run without resuming")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is not the complete state of a run; start without resuming") from error
+    if not isinstance(values, dict) or values.pop("version", None) != version:
+        raise CheckpointError(f"{path} is of another version; start the run without resuming")
+    return values
