@@ -6,10 +6,12 @@ from compressor.shrink.masks import kept_units, removed_branches, silence
 from compressor.shrink.optimizer import remap_optimizer
 from compressor.shrink.residue import Residue
 from compressor.shrink.surgery import check_network, shrink
+from compressor.shrink.taps import fits_taps
 
 __all__ = [
     "Residue",
     "check_network",
+    "fits_taps",
     "fold_constants",
     "kept_units",
     "reestimate_batch_norm",

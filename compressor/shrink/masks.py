@@ -9,6 +9,7 @@ from torch import nn
 from compressor.graph import Branch, ChannelGraph
 from compressor.graph.cut import Keep, kept_places
 from compressor.plan import PruningPlan, check_plan
+from compressor.shrink.taps import silence_taps
 
 __all__ = ["kept_units", "removed_branches", "silence"]
 
@@ -46,4 +47,5 @@ def silence(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> nn.Modu
                 if units is not None:
                     gone = np.setdiff1d(np.arange(len(units)), kept_places(units, keep))
                     tensor.index_fill_(dim, torch.as_tensor(gone, device=tensor.device), 0)
+        silence_taps(dense, plan.taps)
     return dense

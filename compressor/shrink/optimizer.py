@@ -11,6 +11,7 @@ from compressor.graph import ChannelGraph
 from compressor.graph.cut import sliced
 from compressor.plan import PruningPlan
 from compressor.shrink.masks import kept_units, removed_branches
+from compressor.shrink.taps import kept_taps
 
 __all__ = ["remap_optimizer"]
 
@@ -52,8 +53,11 @@ def remap_optimizer(
     def carried(value: Any, path: str, shape: torch.Size) -> Any:  # Any: optimizers keep tensors, numbers, None
         if not isinstance(value, torch.Tensor):
             return copy.deepcopy(value)
-        axes = graph.axes.get(path, ())
-        return (sliced(value, axes, keep) if value.shape == shape else value).detach().clone()
+        if value.shape != shape:
+            return value.detach().clone()
+        value = sliced(value, graph.axes.get(path, ()), keep)
+        taps = plan.taps.get(path.removesuffix(".weight"))
+        return (value if taps is None or value.dim() != 4 else kept_taps(value, taps)).detach().clone()
 
     groups, state = [], defaultdict(dict)  # type: ignore[var-annotated]  # torch's own untyped tables
     for group in optimizer.param_groups:

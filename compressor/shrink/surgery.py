@@ -10,12 +10,13 @@ from compressor.graph.cut import cut
 from compressor.plan import PruningPlan
 from compressor.shrink.masks import kept_units, removed_branches
 from compressor.shrink.residue import remove_branch
+from compressor.shrink.taps import cut_taps
 
 __all__ = ["check_network", "shrink"]
 
 
 def shrink(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> nn.Module:
-    """Returns a copy of a network without the channels that a plan cuts.
+    """Returns a copy of a network without the channels, and without the taps of kernels, that a plan cuts.
 
     Parameters, batch-norm statistics and the settings of the layers (`in_channels`, `groups`, `num_features` …) have
     the new sizes; classes, names and hooks are those of the network. A block whose branch is cut to nothing becomes a
@@ -33,6 +34,7 @@ def shrink(model: nn.Module, graph: ChannelGraph, plan: PruningPlan) -> nn.Modul
     check_network(model, graph)
     slim = copy.deepcopy(model)
     cut(slim, graph, keep)
+    cut_taps(slim, plan.taps)
     removed = removed_branches(graph, plan)
     for branch in removed:
         if not any(branch.name.startswith(f"{outer.name}.") for outer in removed):
