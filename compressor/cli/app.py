@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import compressor
+from compressor.cli.adopt import adopt
 from compressor.cli.bench import bench
 from compressor.cli.demo import demo
 from compressor.cli.errors import one_line
@@ -17,6 +18,7 @@ from compressor.cli.inspect import inspect
 from compressor.cli.list import list_names
 from compressor.cli.profile import profile
 from compressor.cli.prune import prune
+from compressor.cli.quantize import quantize
 from compressor.cli.train import train
 from compressor.cli.verify import verify
 
@@ -32,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, train, prune, export, verify, inspect, bench, profile):
+for _command in (demo, train, adopt, prune, quantize, export, verify, inspect, bench, profile):
     app.command()(_command)
 app.command("list")(list_names)
 

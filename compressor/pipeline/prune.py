@@ -33,10 +33,10 @@ FINE_TUNING = TrainSettings(peak_lr=0.05, clip_norm=5.0)
 
 
 def prune(
-    source: str | Path,
+    source: str | Path | checkpoint.CompressedCheckpoint,
     *,
     method: str = "fbs",
-    data: str | None,
+    data: str | Dataset | None,
     density: float | None,
     output: Path,
     epochs: int | None = None,
@@ -50,9 +50,10 @@ def prune(
     """Prunes a trained network and writes its checkpoint.
 
     Args:
-        source: a checkpoint's path: dense, slim, or of an earlier FBS run, which then goes on from its density.
+        source: a checkpoint or its path: dense, slim, or of an earlier FBS run, which then goes on from its density.
         method: `fbs`.
-        data: what `compressor.data.load` takes; the validation split is the one the dense network never saw.
+        data: a data set, or what `compressor.data.load` takes; of that, the validation split is the one the dense
+            network never saw.
         density: fraction of each layer's channels that is computed, in (0, 1].
         output: the checkpoint to write; the state of an unfinished run lies beside it.
         epochs: of the whole schedule; None takes the method's.
@@ -72,7 +73,7 @@ def prune(
         raise CompressorError("pruning trains the network, so it needs data: add --data, for example --data digits")
     progress = progress or Progress()
     check_output(output, source=source)
-    saved = load_for_pruning(Path(source), beside="fbs")
+    saved = load_for_pruning(source, beside="fbs")
     dataset = matching_data(data, saved, seed)
     teacher = load_teacher(distillation, saved)
     images = _images(dataset)
@@ -182,27 +183,49 @@ def _schedule(fbs: FBS, epochs: int | None, start: _Start) -> list[float]:
     return fbs.schedule(epochs, start=start.density)
 
 
-def load_for_pruning(path: Path, *, beside: str | None = None) -> checkpoint.CompressedCheckpoint:
+def load_for_pruning(
+    source: str | Path | checkpoint.CompressedCheckpoint, *, beside: str | None = None
+) -> checkpoint.CompressedCheckpoint:
     """Returns a checkpoint, dense or slim, that no method is attached to besides the one named.
 
+    Args:
+        source: A checkpoint or its path.
+        beside: The method that may be attached already.
+
     Raises:
-        CheckpointError: There is none, it is not usable, or another method is attached.
+        CheckpointError: There is none, it is not usable, another method is attached, or its weights are in fixed point.
     """
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint {path}; make one with: compress train --arch A --data D -o {path.name}")
-    saved = checkpoint.load(path)
+    name = "the network" if isinstance(source, checkpoint.CompressedCheckpoint) else str(source)
+    saved = _opened(source)
     if saved.method not in (None, beside):
-        raise CheckpointError(f"{path} has {saved.method} attached already; give the network it was made from")
+        raise CheckpointError(f"{name} has {saved.method} attached already; give the network it was made from")
+    if saved.fixed_point is not None:
+        raise CheckpointError(f"{name} is in fixed point, which comes last; give the float network it was made from")
     return saved
 
 
-def matching_data(spec: str, dense: checkpoint.CompressedCheckpoint, seed: int) -> Dataset:
+def _opened(source: str | Path | checkpoint.CompressedCheckpoint) -> checkpoint.CompressedCheckpoint:
+    if isinstance(source, checkpoint.CompressedCheckpoint):
+        return source
+    path = Path(source)
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint {path}; make one with: compress train --arch A --data D -o {path.name}")
+    return checkpoint.load(path)
+
+
+def matching_data(data: str | Dataset, dense: checkpoint.CompressedCheckpoint, seed: int) -> Dataset:
     """Returns the data, split as for the dense network, with the preprocessing it was trained with.
+
+    Args:
+        data: A data set, or what `compressor.data.load` takes.
+        dense: The network's checkpoint.
+        seed: Of the split, where the checkpoint does not say.
 
     Raises:
         DataError: The data is not usable, or not what the network was made for.
     """
-    dataset = load(spec, seed=split_seed_of(dense, seed))
+    dataset = data if isinstance(data, Dataset) else load(data, seed=split_seed_of(dense, seed))
+    spec = dataset.name
     if dense.classes and len(dense.classes) != len(dataset.classes):
         raise DataError(
             f"{spec} has {len(dataset.classes)} classes, the network {len(dense.classes)}; "

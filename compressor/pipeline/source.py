@@ -40,17 +40,19 @@ class Source:
         return torch.randn(batch, *self.size, generator=torch.Generator().manual_seed(0))
 
 
-def open_source(name: str, *, untrained: bool = False) -> Source:
+def open_source(name: str | checkpoint.CompressedCheckpoint, *, untrained: bool = False) -> Source:
     """Returns the network that `name` stands for.
 
     Args:
-        name: A checkpoint's path; with `untrained`, what `models.build` takes.
+        name: A checkpoint or its path; with `untrained`, what `models.build` takes.
         untrained: Build an architecture with random weights (always the same): for latency studies only.
 
     Raises:
         CompressorError: There is no such checkpoint, or it is not usable.
         ModelError: There is no such architecture.
     """
+    if isinstance(name, checkpoint.CompressedCheckpoint):
+        return Source("the network", checkpoint.rebuild(name), name.preprocessing.size, name)
     if untrained:
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -73,7 +75,7 @@ def dense_counterpart(source: Source) -> nn.Module | None:
         return open_source(source.name, untrained=True).model if layers(source.model) else None
     if source.saved.plan is None and source.saved.method is None:
         return None
-    return models.build(source.saved.architecture, **source.saved.architecture_kwargs).eval()
+    return checkpoint.base_network(source.saved).eval()
 
 
 @torch.no_grad()

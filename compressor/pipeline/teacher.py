@@ -1,8 +1,10 @@
-"""The network that a fine-tuning imitates: a checkpoint named on the command line."""
+"""The network that a fine-tuning imitates: a checkpoint named on the command line, or one given in Python."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from compressor import checkpoint
 from compressor.errors import CompressorError
@@ -16,18 +18,19 @@ class Distillation:
     """What the user asks of distillation.
 
     Attributes:
-        teacher: A checkpoint's path; usually the dense network.
+        teacher: A checkpoint's path, or the network itself; usually the dense one.
         weight: Part of the loss that comes from the teacher, 0 to 1.
         temperature: Of the softmax on both sides, above 0.
     """
 
-    teacher: Path
+    teacher: Path | nn.Module
     weight: float = Teacher.weight
     temperature: float = Teacher.temperature
 
     def to_json(self) -> dict[str, Any]:  # JSON values
         """Returns plain values under the attributes' names."""
-        return {**asdict(self), "teacher": str(self.teacher)}
+        name = str(self.teacher) if isinstance(self.teacher, Path) else type(self.teacher).__name__
+        return {"teacher": name, "weight": self.weight, "temperature": self.temperature}
 
 
 def load_teacher(wanted: Distillation | None, student: checkpoint.CompressedCheckpoint) -> Teacher | None:
@@ -39,6 +42,8 @@ def load_teacher(wanted: Distillation | None, student: checkpoint.CompressedChec
     """
     if wanted is None:
         return None
+    if isinstance(wanted.teacher, nn.Module):
+        return Teacher(wanted.teacher, wanted.weight, wanted.temperature)
     saved = checkpoint.load(wanted.teacher)
     # What the teacher has learned from, the student learns through it: no image of its validation split.
     seeds = [saved.record.get("split_seed"), student.record.get("split_seed")]

@@ -157,8 +157,10 @@ def architecture_kwargs(architecture: str, dataset: Dataset) -> dict[str, int]:
     return kwargs
 
 
-def check_output(path: Path, *, source: str | Path | None = None) -> None:
+def check_output(path: Path, *, source: str | Path | checkpoint.CompressedCheckpoint | None = None) -> None:
     """Raises CompressorError, before any work is done, where `path` cannot become a file or is `source` itself."""
+    if isinstance(source, checkpoint.CompressedCheckpoint):
+        source = None
     if path.is_dir():
         raise CompressorError(f"{path} is a folder; name the file to write with -o")
     if not path.parent.is_dir():

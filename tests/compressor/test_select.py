@@ -92,7 +92,7 @@ def test_ties_keep_the_lower_index() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "macs", "macs=2x", "macs=0x", "flops=0.5x", "density=3M", "macs=0.5", "latency_ms=3"]
+    "text", ["", "macs", "macs=2x", "macs=0x", "flops=0.5x", "density=3M", "macs=0.5", "latency=3", "macs=3ms"]
 )
 def test_bad_budgets_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="budget"):

@@ -50,7 +50,7 @@ def test_attach_leaves_its_input_and_trains(name: str) -> None:
     optimizer = torch.optim.SGD(method.parameters(model) or model.parameters(), lr=0.01, weight_decay=1e-4)
     model.train()
     losses = []
-    for _ in range(10):
+    for _ in range(40):
         loss = loss_of(method, model)
         optimizer.zero_grad()
         loss.backward()
@@ -58,7 +58,8 @@ def test_attach_leaves_its_input_and_trains(name: str) -> None:
         optimizer.step()
         method.after_step(model)
         losses.append(loss.item())
-    assert losses[-1] < losses[0]
+    # Means: a method may add noise.
+    assert sum(losses[-20:]) < sum(losses[:20])
 
 
 @pytest.mark.parametrize("name", methods.names())

@@ -32,3 +32,26 @@ def test_what_needs_no_gradient_is_left_out() -> None:
     model.weight.requires_grad_(False)
     (only,) = parameter_groups(model, TrainSettings())
     assert only["params"] == [model.bias]
+
+
+@pytest.mark.parametrize("total_steps", [2, 6, 40])
+def test_a_triangle_goes_up_to_the_middle_and_down_again(total_steps: int) -> None:
+    def rate(step: int) -> float:
+        return lr_factor(step, total_steps=total_steps, schedule="triangular", lowest=0.1)
+
+    factors = [rate(step) for step in range(total_steps)]
+    assert (factors[0], factors[total_steps // 2]) == pytest.approx((0.1, 1.0))
+    assert factors[: total_steps // 2] == sorted(factors[: total_steps // 2])
+    assert factors[total_steps // 2 :] == sorted(factors[total_steps // 2 :], reverse=True)
+    one_step = 0.9 * 2 / total_steps
+    assert factors[-1] == pytest.approx(0.1 + one_step)
+
+
+def test_a_constant_rate_is_constant() -> None:
+    assert {lr_factor(step, total_steps=7, warmup_fraction=0.5, schedule="constant") for step in range(7)} == {1.0}
+
+
+def test_what_runs_were_begun_with_is_still_the_default() -> None:
+    """A state written before these fields were there goes on as it was."""
+    settings = TrainSettings()
+    assert (settings.schedule, settings.nesterov, settings.epoch_images) == ("cosine", True, 0)
