@@ -9,4 +9,5 @@ ruff check .
 find runtime/csrc tests -name '*.h' -o -name '*.cc' | xargs --no-run-if-empty clang-format --dry-run --Werror
 mypy
 lint-imports
-python -m pytest "$@"
+# One process a core, each on one thread: sums of several threads would only fight for the same cores.
+OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile "$@"

@@ -11,7 +11,7 @@ from typer.main import get_command
 from compressor.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", ROOT / "runtime" / "README.md"]
+PAGES = [ROOT / folder / "README.md" for folder in (".", "compressor", "exporters", "models", "runtime")]
 
 
 def compress_lines() -> list[tuple[str, list[str]]]:
