@@ -1,0 +1,137 @@
+"""Structured pruning through the command line, and what the other commands make of its checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import compressor
+import models
+from compressor import checkpoint, data
+from compressor.cli.app import main
+from compressor.methods.structured_density import count_weights
+from compressor.train import TrainSettings, train
+
+NETWORK = """
+from torch import nn
+
+def small(num_classes=10):
+    def block(before, after, stride=1):
+        return [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes)]
+    model = nn.Sequential(*block(1, 16), *block(16, 16, 2), *block(16, 16), *head)
+    model.input_size = (1, 8, 8)
+    return model
+"""
+SHORT = ("--batch-size", 64, "--precision", "32", "--align", "off", "--set", "particles=4", "--set", "images=100")
+
+
+def compress(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("structured")
+    (folder / "small.py").write_text(NETWORK)
+    digits, name = data.load("digits"), f"{folder / 'small.py'}:small"
+    torch.manual_seed(0)
+    model = models.build(name)
+    train(model, digits, settings=TrainSettings(epochs=4, batch_size=64, precision="32"))
+    record = {"split_seed": 0, "test_top1": 0.5}
+    saved = checkpoint.CompressedCheckpoint(
+        name, {}, digits.preprocessing, digits.classes, model.state_dict(), record=record
+    )
+    checkpoint.save(saved, folder / "dense.pt")
+    return folder / "dense.pt"
+
+
+def test_all_three_granularities_and_then_fixed_point(
+    dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slim = tmp_path / "slim.pt"
+    words = ("prune", dense, "--method", "structured", "--data", "digits", "--budget", "macs=0.6x", "--epochs", 2)
+    asked = ("kernel_density=0.7", "stride=2", "per_axis=true", "sharing=layer", "scope=net", "max_drop=1.0")
+    settings = [word for setting in asked for word in ("--set", setting)]
+    assert compress(*words, *SHORT, *settings, "-o", slim) == 0
+    told = capsys.readouterr()
+    assert "macs" in told.err.lower()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["slim.plan.json", "slim.pt"]
+
+    saved = checkpoint.load(slim)
+    assert saved.method is None
+    model = checkpoint.rebuild(saved)
+    layers = count_weights(model)
+    assert saved.record["convolutions"]["live"] == sum(layer.live for layer in layers)
+    assert saved.record["convolutions"]["weights_before"] == 9 * (16 + 256 + 256)
+    channels = [search for search in saved.record["searches"] if search["granularity"] == "channel"]
+    assert channels
+    assert set(json.loads(slim.with_suffix(".plan.json").read_text())["taps"]) == {"0", "3", "6"}
+    for layer in layers[1:]:
+        assert layer.live_kernels == pytest.approx(0.7 * layer.kernels, abs=1), "still so after the fine-tuning"
+    assert model.get_submodule("3").kernel_size < (3, 3)
+
+    file = slim.with_suffix(".onnx")
+    assert compress("export", slim, "-o", file, "--no-measure") == 0
+    assert compress("verify", slim, file, "--data", "digits", "--images", 8) == 0
+    words = ("quantize", slim, "--bits", 6, "--data", "digits", "--epochs", 1, "--precision", "32")
+    assert compress(*words, "-o", tmp_path / "fixed.pt") == 0
+    fixed = count_weights(checkpoint.rebuild(checkpoint.load(tmp_path / "fixed.pt")))
+    assert all(after.live <= before.live for after, before in zip(fixed, layers, strict=True))
+
+
+def test_the_budget_is_met(dense: Path, tmp_path: Path) -> None:
+    words = ("prune", dense, "--method", "structured", "--data", "digits", "--budget", "macs=0.5x", "--epochs", 0)
+    slim = tmp_path / "slim.pt"
+    assert compress(*words, *SHORT, "--set", "scope=net", "--set", "layer_epochs=0", "-o", slim) == 0
+    record = checkpoint.load(slim).record
+    assert record["macs"] == pytest.approx(0.5 * record["before"]["macs"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ((), "--set kernel_density=0.5"),
+        (("--budget", "macs=0.001x"), "closest reachable"),
+        (("--budget", "macs=0.5x", "--set", "scope=everything"), "choose from: layer, net"),
+        (("--budget", "macs=0.5x", "--remove-branches"), "--remove-branches"),
+        (("--budget", "macs=0.5x", "--tensorboard", "events"), "--tensorboard"),
+        (("--set", "stride=2", "--exclude", "*"), "positions inside kernels"),
+        (("--set", "stride=2", "--resume"), "nothing to resume"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    dense: Path, tmp_path: Path, options: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("prune", dense, "--method", "structured", "--data", "digits", "--epochs", 0, *SHORT)
+    assert compress(*words, *options, "-o", tmp_path / "no.pt") == 1
+    assert hint in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_kernels_of_ones_own_network_from_python(dense: Path) -> None:
+    model = checkpoint.rebuild(checkpoint.load(dense))
+    digits = data.load("digits")
+    train_batches, val_batches = (list(digits.batches(split, data.Loader(64)))[:4] for split in ("train", "val"))
+    settings = {"kernel_density": 0.5, "particles": 4, "images": 64, "layer_epochs": 0, "max_drop": 1.0}
+    result = compressor.compress(
+        model,
+        torch.zeros(2, 1, 8, 8),
+        method="structured",
+        train=train_batches,
+        val=val_batches,
+        epochs=1,
+        settings=TrainSettings(precision="32", peak_lr=0.01),
+        method_settings=settings,
+        verbose=False,
+    )
+    layers = count_weights(result.model)
+    assert [layer.live_kernels / layer.kernels for layer in layers] == [1.0, 0.5, 0.5]
+    pixels = [64, 16, 16]
+    live_macs = sum(layer.live * size for layer, size in zip(layers, pixels, strict=True)) + 160
+    assert result.checkpoint.record["convolutions"]["live_macs"] == pytest.approx(live_macs)
+    assert result.report["macs"] == result.report["macs_before"], "dense convolutions still"
