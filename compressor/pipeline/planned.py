@@ -23,7 +23,7 @@ from compressor.pipeline import rbp, structured
 from compressor.pipeline.gate_decorator import TickTock, forget, tick_tock
 from compressor.pipeline.gate_log import check_tensorboard
 from compressor.plan import PruningPlan, check_plan, plan_from_json
-from compressor.select import Budget, Clock, Limits, find_choices, select
+from compressor.select import Budget, Choices, Clock, Limits, find_choices, select
 from compressor.shrink import reestimate_batch_norm
 from compressor.train import Progress, TrainSettings, resume_path, train
 
@@ -178,14 +178,7 @@ def _by_gates(work: Pruning, method: GateDecorator, budget: Budget) -> Planned:
     run = TickTock(
         gates=method,
         graph=work.graph,
-        choices=find_choices(
-            work.graph,
-            budget=budget,
-            limits=wishes.limits,
-            step=wishes.step,
-            min_keep=method.min_keep,
-            clock=_clock(work) if budget.kind == "latency" else None,
-        ),
+        choices=_choices(work, budget, method.min_keep),
         dataset=work.dataset,
         settings=work.settings,
         output=work.output,
@@ -208,14 +201,7 @@ def _layer_by_layer(work: Pruning, method: RBP, budget: Budget) -> Planned:
     run = rbp.Recursion(
         rbp=method,
         graph=work.graph,
-        choices=find_choices(
-            work.graph,
-            budget=budget,
-            limits=wishes.limits,
-            step=wishes.step,
-            min_keep=method.min_keep,
-            clock=_clock(work) if budget.kind == "latency" else None,
-        ),
+        choices=_choices(work, budget, method.min_keep),
         dataset=work.dataset,
         settings=work.settings,
         output=work.output,
@@ -263,6 +249,18 @@ def _by_particles(work: Pruning, method: Structured) -> Planned:
     slim, plan, record = structured.search_all(wanted, work.model, resume=work.resume)
     tuner = structured.keep_zeros(method, slim)
     return Planned(work.model, plan, silent=method.layer_epochs > 0, slim=slim, tuner=tuner, record=record)
+
+
+def _choices(work: Pruning, budget: Budget, min_keep: float) -> Choices:
+    """The widths that a method which prunes step by step may end with."""
+    return find_choices(
+        work.graph,
+        budget=budget,
+        limits=work.wishes.limits,
+        step=work.wishes.step,
+        min_keep=min_keep,
+        clock=_clock(work) if budget.kind == "latency" else None,
+    )
 
 
 def _trained(work: Pruning) -> nn.Module:
