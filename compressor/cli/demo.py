@@ -14,7 +14,7 @@ __all__ = ["demo"]
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoints and ONNX files.")] = Path("demo"),
 ) -> None:
-    """Train a small network on the digits, apply FBS, export, verify, benchmark; one table at the end."""
+    """Train a small network on the digits, prune it in two ways, export, verify, benchmark; one table at the end."""
     # Heavy (torch); commands that need none must start without it.
     from compressor.pipeline.demo import run_demo
     from compressor.train import progress_on
