@@ -21,7 +21,7 @@ from compressor.methods.rbp import RBP
 from compressor.methods.structured import Structured
 from compressor.pipeline import rbp, structured
 from compressor.pipeline.gate_decorator import TickTock, forget, tick_tock
-from compressor.pipeline.gate_log import check_tensorboard
+from compressor.pipeline.gate_decorator.log import check_tensorboard
 from compressor.plan import PruningPlan, check_plan, plan_from_json
 from compressor.select import Budget, Choices, Clock, Limits, find_choices, select
 from compressor.shrink import reestimate_batch_norm

@@ -34,7 +34,7 @@ from compressor.methods.structured_evaluator import Evaluator
 from compressor.methods.structured_filter import search
 from compressor.methods.structured_masks import Particles
 from compressor.methods.structured_units import Target, channel_target, layer_masks, with_losses
-from compressor.pipeline.structured_images import hold_out
+from compressor.pipeline.structured.images import hold_out
 from compressor.pipeline.train import split_seed_of
 from compressor.train.memory import keep_freed_memory
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import compressor.pipeline.gate_decorator as road
+import compressor.pipeline.gate_decorator.road as road
 from compressor.costs.macs import count_macs
 from compressor.data import Augmentation, Dataset, Loader, Preprocessing, TensorSplit
 from compressor.errors import BudgetError, CheckpointError, CompressorError
 from compressor.graph import ChannelGraph, trace
 from compressor.methods.gate_decorator import GateDecorator
 from compressor.methods.gate_decorator_convert import add_gates, find_gates, fold_gates, gates_of, set_masks
-from compressor.pipeline import gate_run
 from compressor.pipeline.gate_decorator import TickTock, forget, tick_tock
-from compressor.pipeline.gate_log import Stage, seconds_left, write_tensorboard
-from compressor.pipeline.gate_state import state_path
-from compressor.pipeline.gate_width import held_units, narrowed, narrowed_gates, write_back
+from compressor.pipeline.gate_decorator import run as gate_run
+from compressor.pipeline.gate_decorator.log import Stage, seconds_left, write_tensorboard
+from compressor.pipeline.gate_decorator.state import state_path
+from compressor.pipeline.gate_decorator.width import held_units, narrowed, narrowed_gates, write_back
 from compressor.plan import PruningPlan
 from compressor.select import Limits, find_choices, parse_budget
 from compressor.shrink import shrink

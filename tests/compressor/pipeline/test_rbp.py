@@ -21,9 +21,8 @@ from compressor.graph import trace
 from compressor.methods.rbp import RBP
 from compressor.methods.rbp_layer import find_noise
 from compressor.methods.rbp_steering import Steering
-from compressor.pipeline import rbp as road
-from compressor.pipeline import rbp_stage
-from compressor.pipeline.rbp import Recursion, recurse
+from compressor.pipeline.rbp import Recursion, recurse, road
+from compressor.pipeline.rbp import stage as rbp_stage
 from compressor.pipeline.stages import plan_of
 from compressor.plan import PruningPlan
 from compressor.select import Limits, find_choices, parse_budget

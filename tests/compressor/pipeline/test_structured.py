@@ -22,7 +22,7 @@ from compressor.methods.structured_evaluator import Evaluator
 from compressor.methods.structured_filter import search
 from compressor.methods.structured_units import channel_target, layer_masks
 from compressor.pipeline.structured import Searches, forget, keep_zeros, search_all
-from compressor.pipeline.structured_images import hold_out
+from compressor.pipeline.structured.images import hold_out
 from compressor.plan import PruningPlan, plan_to_json
 from compressor.quantise import layer_storage, quantise
 from compressor.select import Limits

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from compressor.graph.cut import Keep
 from compressor.methods.base import ParameterGroup
 from compressor.methods.gate_decorator_convert import set_masks
-from compressor.pipeline.gate_run import TickTock
-from compressor.pipeline.gate_width import held_units, narrowed_gates
+from compressor.pipeline.gate_decorator.run import TickTock
+from compressor.pipeline.gate_decorator.width import held_units, narrowed_gates
 from compressor.select import Pruned, prune_least
 
 __all__ = ["PruneAtEnd"]

@@ -25,10 +25,10 @@ from compressor.errors import CompressorError, MethodError
 from compressor.graph import ChannelGraph, trace
 from compressor.methods.structured import Structured
 from compressor.pipeline.stages import SEED_STRIDE, StageProgress, weights_of
-from compressor.pipeline.structured_images import hold_out
-from compressor.pipeline.structured_report import make_record, search_line, summary
-from compressor.pipeline.structured_search import SearchWork, Stage, find_layers, run_search
-from compressor.pipeline.structured_state import (
+from compressor.pipeline.structured.images import hold_out
+from compressor.pipeline.structured.report import make_record, search_line, summary
+from compressor.pipeline.structured.search import SearchWork, Stage, find_layers, run_search
+from compressor.pipeline.structured.state import (
     SearchState,
     load_search_state,
     retraining_path,

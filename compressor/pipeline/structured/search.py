@@ -26,7 +26,7 @@ from compressor.methods.structured_units import (
     weight_mask,
     with_losses,
 )
-from compressor.pipeline.structured_state import SearchRecord
+from compressor.pipeline.structured.state import SearchRecord
 from compressor.plan import KernelTaps, PruningPlan
 from compressor.select import Limits
 from compressor.shrink import fits_taps, shrink

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from compressor.costs.macs import count_macs
 from compressor.methods.structured_density import count_weights
-from compressor.pipeline.structured_state import SearchRecord
+from compressor.pipeline.structured.state import SearchRecord
 
 __all__ = ["make_record", "search_line", "summary"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressor.graph.cut import Keep
-from compressor.pipeline.gate_log import Stage
+from compressor.pipeline.gate_decorator.log import Stage
 from compressor.pipeline.stages import load_stage, save_stage
 from compressor.train import resume_path
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from compressor.data.files import whole_file
-from compressor.pipeline.rbp_state import LayerRecord
+from compressor.pipeline.rbp.state import LayerRecord
 
 __all__ = ["LABEL", "layer_line", "write_report"]
 

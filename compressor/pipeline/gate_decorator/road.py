@@ -18,11 +18,11 @@ from torch import nn
 from compressor.costs.widths import count_units
 from compressor.data import Loader
 from compressor.methods.gate_decorator_convert import fold_gates
-from compressor.pipeline.gate_log import write_stages, write_tensorboard
-from compressor.pipeline.gate_run import TickTock, make_stage, summary, task_of, ticks_to_come
-from compressor.pipeline.gate_stage import PruneAtEnd
-from compressor.pipeline.gate_state import GateState, load_gate_state, save_gate_state, state_path, tock_path
-from compressor.pipeline.gate_width import held_units, narrowed, narrowed_gates, write_back
+from compressor.pipeline.gate_decorator.log import write_stages, write_tensorboard
+from compressor.pipeline.gate_decorator.run import TickTock, make_stage, summary, task_of, ticks_to_come
+from compressor.pipeline.gate_decorator.stage import PruneAtEnd
+from compressor.pipeline.gate_decorator.state import GateState, load_gate_state, save_gate_state, state_path, tock_path
+from compressor.pipeline.gate_decorator.width import held_units, narrowed, narrowed_gates, write_back
 from compressor.pipeline.stages import SEED_STRIDE, StageProgress, first_process, plan_of, weights_of
 from compressor.plan import PruningPlan
 from compressor.select import Choices, check_reachable

@@ -24,10 +24,10 @@ from compressor.errors import BudgetError
 from compressor.graph.narrow import narrowed
 from compressor.methods.rbp_layer import find_noise
 from compressor.methods.rbp_places import ChainStep
-from compressor.pipeline.rbp_report import LABEL, layer_line, write_report
-from compressor.pipeline.rbp_shares import even_scores, open_choices, share_out, shares_with, unit_scores
-from compressor.pipeline.rbp_stage import Recursion, Stage, cut_layer, train_stage
-from compressor.pipeline.rbp_state import (
+from compressor.pipeline.rbp.report import LABEL, layer_line, write_report
+from compressor.pipeline.rbp.shares import even_scores, open_choices, share_out, shares_with, unit_scores
+from compressor.pipeline.rbp.stage import Recursion, Stage, cut_layer, train_stage
+from compressor.pipeline.rbp.state import (
     LayerRecord,
     RBPState,
     histogram,

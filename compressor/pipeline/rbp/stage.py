@@ -14,7 +14,7 @@ from compressor.methods.rbp import RBP
 from compressor.methods.rbp_layer import fold_noise
 from compressor.methods.rbp_places import ChainStep
 from compressor.methods.rbp_steering import Steering
-from compressor.pipeline.rbp_state import layer_path
+from compressor.pipeline.rbp.state import layer_path
 from compressor.pipeline.stages import SEED_STRIDE, StageProgress
 from compressor.plan import PruningPlan
 from compressor.select import Choices

@@ -15,8 +15,8 @@ from compressor.costs.widths import count_units, planned_macs, planned_params, w
 from compressor.data import Dataset
 from compressor.graph import ChannelGraph
 from compressor.methods.gate_decorator import GateDecorator
-from compressor.pipeline.gate_log import Stage, clock, seconds_left, ticks_left
-from compressor.pipeline.gate_state import GateState
+from compressor.pipeline.gate_decorator.log import Stage, clock, seconds_left, ticks_left
+from compressor.pipeline.gate_decorator.state import GateState
 from compressor.select import Choices
 from compressor.train import Progress, TrainRecord, TrainSettings
 
