@@ -23,7 +23,7 @@ def prune(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Other methods: macs=0.5x, params=0.4x, density=0.5, latency=0.5x, macs=60M, latency_ms=3; within 2 %."
+            help="Other methods: macs=0.5x, params=0.4x, density=0.5, latency=0.5x, macs=60M, latency=3ms; within 2 %."
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write.")] = Path("slim.pt"),

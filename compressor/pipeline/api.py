@@ -29,6 +29,7 @@ from compressor.pipeline.prune import FINE_TUNING, prune
 from compressor.pipeline.slim import Wishes, slim
 from compressor.pipeline.steps import alignment
 from compressor.pipeline.teacher import Distillation
+from compressor.pipeline.train import check_output
 from compressor.select import Limits, parse_budget
 from compressor.train import Progress, TrainSettings, progress_on
 from runtime.results import BenchmarkResult
@@ -55,8 +56,10 @@ class Compressed:
         """Writes the checkpoint, whole or not at all; `load` opens it.
 
         Raises:
-            OSError: The folder is absent or may not be written to.
+            CompressorError: The folder is absent, or `path` is one.
+            OSError: It may not be written to.
         """
+        check_output(Path(path))
         checkpoint.save(self.checkpoint, Path(path))
 
 
@@ -90,7 +93,7 @@ def compress(
         model: The trained network; it is not changed.
         example: (N, C, H, W), an input it takes.
         method: A name of `compress list methods`.
-        budget: For methods that remove channels: `macs=0.5x`, `params=0.4x`, `density=0.5`, `macs=60M`.
+        budget: For methods that remove channels: `macs=0.5x`, `params=0.4x`, `density=0.5`, `macs=60M`, `latency=0.5x`.
         density: For fbs: part of each layer's channels that is computed, in (0, 1].
         train: Batches (inputs, targets) to learn from; can be walked more than once, like a `DataLoader`.
         val: Batches that every decision is made on; no part of `train`.
@@ -115,6 +118,11 @@ def compress(
     Raises:
         CompressorError: Something is missing or does not fit, or the budget cannot be met.
     """
+    if not isinstance(model, nn.Module) or not isinstance(example, Tensor):
+        raise CompressorError(
+            f"compress takes a torch.nn.Module and an example tensor; a {type(model).__name__} and a "
+            f"{type(example).__name__} came"
+        )
     data = from_loaders(train, val, test, example=example, task=Task(loss, metric))
     source = checkpoint.CompressedCheckpoint(
         architecture="",

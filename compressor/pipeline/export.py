@@ -199,9 +199,14 @@ def _compare_speed(source: Source, file: Path, least: float | None) -> tuple[str
 
     Raises:
         BudgetError: It gains less than `least`.
+        CompressorError: A gain is asked of a dense network.
     """
     dense = dense_counterpart(source)
     if dense is None:
+        if least is not None:
+            raise CompressorError(
+                f"{source.name} is dense, there is no speed-up to require: leave --require-speedup out, or prune first"
+            )
         return ()
     speedup = measure_speedup(dense, file, source.example())
     if least is not None:

@@ -84,7 +84,7 @@ def prune(
     settings = replace(settings or FINE_TUNING, seed=seed)
     run = DensityRun(fbs, dataset, output, resume, settings, progress, teacher, learned_from)
 
-    progress.line(f"dense: val accuracy {start.dense_val_top1:.2%}, {start.dense_macs / 1e6:.2f} M MACs")
+    progress.line(f"dense: val {dataset.task.name} {start.dense_val_top1:.2%}, {start.dense_macs / 1e6:.2f} M MACs")
     way = [value for value in densities if value > fbs.density]
     final = densities[len(way) :]
     lowering = train_stage(run, model, way, lowering_path(output), warmup=1.0) if way else None
@@ -184,13 +184,14 @@ def _schedule(fbs: FBS, epochs: int | None, start: _Start) -> list[float]:
 
 
 def load_for_pruning(
-    source: str | Path | checkpoint.CompressedCheckpoint, *, beside: str | None = None
+    source: str | Path | checkpoint.CompressedCheckpoint, *, beside: str | None = None, method: str | None = None
 ) -> checkpoint.CompressedCheckpoint:
     """Returns a checkpoint, dense or slim, that no method is attached to besides the one named.
 
     Args:
         source: A checkpoint or its path.
         beside: The method that may be attached already.
+        method: The method that is to prune it.
 
     Raises:
         CheckpointError: There is none, it is not usable, another method is attached, or its weights are in fixed point.
@@ -201,7 +202,21 @@ def load_for_pruning(
         raise CheckpointError(f"{name} has {saved.method} attached already; give the network it was made from")
     if saved.fixed_point is not None:
         raise CheckpointError(f"{name} is in fixed point, which comes last; give the float network it was made from")
+    if method != "structured" and (lost := _lost_zeros(saved)):
+        raise CheckpointError(
+            f"{name} has zeros inside its kernels (structured: {lost}) that {method or beside} would train away: "
+            "remove channels first, prune inside kernels last, then quantize or export"
+        )
     return saved
+
+
+def _lost_zeros(saved: checkpoint.CompressedCheckpoint) -> str | None:
+    """What structured pruning has zeroed inside kernels and only its own hooks keep; None where there is nothing."""
+    settings = saved.record.get("settings") if saved.record.get("method") == "structured" else None
+    if not isinstance(settings, dict):
+        return None
+    kinds = [("kernels", settings.get("kernel_density", 1) < 1), ("strides", settings.get("stride", 1) > 1)]
+    return " and ".join(kind for kind, there in kinds if there) or None
 
 
 def _opened(source: str | Path | checkpoint.CompressedCheckpoint) -> checkpoint.CompressedCheckpoint:

@@ -113,7 +113,7 @@ def slim(
     if data is None:
         raise CompressorError("pruning measures and trains the network, so it needs data: add --data, such as digits")
     check_output(output, source=source)
-    saved = load_for_pruning(source)
+    saved = load_for_pruning(source, method=method)
     dataset = matching_data(data, saved, seed)
     teacher = load_teacher(distillation, saved)
     model = checkpoint.rebuild(saved)
@@ -149,7 +149,8 @@ def slim(
     cost = count_macs(cut, images[:2])
     val_cut = evaluate(cut, dataset, "val").top1
     progress.line(
-        f"cut: {before.macs / 1e6:.2f} -> {cost.macs / 1e6:.2f} M MACs, val accuracy {val_before:.2%} -> {val_cut:.2%}"
+        f"cut: {before.macs / 1e6:.2f} -> {cost.macs / 1e6:.2f} M MACs, val {dataset.task.name} {val_before:.2%} -> "
+        f"{val_cut:.2%}"
     )
     speedup = measure_speedup(model, cut, images[:2])
     progress.line(speedup.summary())

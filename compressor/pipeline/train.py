@@ -151,7 +151,13 @@ def architecture_kwargs(architecture: str, dataset: Dataset) -> dict[str, int]:
     kwargs = {"num_classes": len(dataset.classes)}
     if architecture in models.names():
         return {**kwargs, "in_channels": channels}
-    wanted = models.input_size(architecture, **kwargs)[0]
+    try:
+        wanted = models.input_size(architecture, **kwargs)[0]
+    except models.ModelError:
+        if architecture.startswith("torchvision:"):
+            raise
+        # A network of one's own need not say its size: the data has one, and building it tells what else is wrong.
+        return kwargs
     if wanted != channels:
         raise DataError(f"'{architecture}' takes {wanted}-channel images; {dataset.name} has {channels} channels")
     return kwargs

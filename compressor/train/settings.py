@@ -1,7 +1,10 @@
 """What a training run is told, and what it tells afterwards."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from compressor.errors import CompressorError
 
 __all__ = ["EpochRecord", "ScheduleName", "TrainRecord", "TrainSettings"]
 
@@ -52,6 +55,22 @@ class TrainSettings:
     seed: int = 0
     num_workers: int = 0
     task: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises CompressorError, with all that is out of its range."""
+        parts = ("warmup_fraction", "label_smoothing")
+        wrong = [f"{name}={getattr(self, name)} (from 0 to 1)" for name in parts if not 0 <= getattr(self, name) <= 1]
+        least = {"epochs": 0, "epoch_images": 0, "batch_size": 1, "peak_lr": 0, "lowest_lr": 0, "weight_decay": 0}
+        # Not `<`: a number that is none is wrong too.
+        wrong += [
+            f"{name}={getattr(self, name)} (finite, {low} or more)"
+            for name, low in least.items()
+            if not (getattr(self, name) >= low and math.isfinite(getattr(self, name)))
+        ]
+        if not 0 <= self.momentum < 1:
+            wrong.append(f"momentum={self.momentum} (0 or more and below 1)")
+        if wrong:
+            raise CompressorError(f"training cannot be run with {', '.join(wrong)}")
 
 
 @dataclass(frozen=True)

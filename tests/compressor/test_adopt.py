@@ -91,3 +91,15 @@ def test_what_does_not_fit_is_one_line(
     assert says in error
     assert error.count("\n") == 1
     assert not (tmp_path / "m.pt").exists()
+
+
+def test_a_network_of_ones_own_need_not_say_its_size(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n\ndef net(num_classes=10):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes))\n"
+    )
+    arch = f"{tmp_path / 'own.py'}:net"
+    torch.save(models.build(arch).state_dict(), tmp_path / "weights.pth")
+    assert compress("adopt", tmp_path / "weights.pth", "--arch", arch, "--data", "digits", "-o", tmp_path / "m.pt") == 0
+    words = ("train", "--arch", arch, "--data", "digits", "--epochs", 1, "--precision", "32", "-o", tmp_path / "t.pt")
+    assert compress(*words) == 0

@@ -200,6 +200,10 @@ def test_wrong_wishes_are_one_line(tmp_path: Path) -> None:
     result = compressor.compress(
         classifier(), example, method="l1", budget="macs=0.5x", epochs=0, align="off", **batches
     )
+    with pytest.raises(CompressorError, match="no folder"):
+        result.save(tmp_path / "absent" / "small.pt")
+    with pytest.raises(CompressorError, match=r"takes a torch\.nn\.Module"):
+        compressor.compress("network", example, method="l1", **batches)  # type: ignore[arg-type]
     result.save(tmp_path / "small.pt")
     with pytest.raises(CompressorError, match=r"compressor\.load\(path, model\)"):
         compressor.load(tmp_path / "small.pt")

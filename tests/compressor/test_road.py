@@ -178,3 +178,21 @@ def test_a_teacher_that_saw_the_validation_images_is_refused(
     assert compress(*words, "--distill", tmp_path / "other.pt", "-o", tmp_path / "fbs.pt") == 1
     assert "held out other validation images" in capsys.readouterr().err
     assert not (tmp_path / "fbs.pt").exists()
+
+
+def test_a_dense_network_has_no_speed_up_to_require(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compress("export", folder / "dense.pt", "--require-speedup", 1.2, "-o", tmp_path / "dense.onnx") == 1
+    assert "leave --require-speedup out" in capsys.readouterr().err
+    assert not (tmp_path / "dense.onnx").exists()
+
+
+@pytest.mark.parametrize("setting", ["training.peak_lr=-2", "training.momentum=1.5", "training.batch_size=0"])
+def test_numbers_of_the_training_are_checked_before_any_work(
+    setting: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("prune", folder / "dense.pt", "--method", "gate-decorator", "--budget", "macs=0.5x", "--data", "digits")
+    assert compress(*words, "--set", setting, "-o", tmp_path / "slim.pt") == 1
+    assert f"training cannot be run with {setting.removeprefix('training.')}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

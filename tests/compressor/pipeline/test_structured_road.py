@@ -1,5 +1,6 @@
 """Structured pruning through the command line, and what the other commands make of its checkpoint."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -135,3 +136,16 @@ def test_kernels_of_ones_own_network_from_python(dense: Path) -> None:
     live_macs = sum(layer.live * size for layer, size in zip(layers, pixels, strict=True)) + 160
     assert result.checkpoint.record["convolutions"]["live_macs"] == pytest.approx(live_macs)
     assert result.report["macs"] == result.report["macs_before"], "dense convolutions still"
+
+
+@pytest.mark.parametrize("method", [("l1", "--budget", "macs=0.6x"), ("fbs", "--density", 0.5)])
+def test_zeros_inside_kernels_are_not_trained_away(
+    dense: Path, tmp_path: Path, method: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = checkpoint.load(dense)
+    record = {**saved.record, "method": "structured", "settings": {"kernel_density": 0.5, "stride": 1}}
+    checkpoint.save(dataclasses.replace(saved, record=record), tmp_path / "kernels.pt")
+    words = ("prune", tmp_path / "kernels.pt", "--method", *method, "--data", "digits", "-o", tmp_path / "lost.pt")
+    assert compress(*words) == 1
+    assert "structured: kernels" in capsys.readouterr().err
+    assert not (tmp_path / "lost.pt").exists()
