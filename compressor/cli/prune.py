@@ -10,8 +10,6 @@ from compressor.cli.options import DATA_HELP, Precision, parse_numbers, parse_se
 
 __all__ = ["prune"]
 
-_SLIM_EPOCHS = 10  # of fine-tuning after channels are removed, where --epochs does not say
-
 
 def prune(
     model: Annotated[Path, typer.Argument(help="A trained checkpoint (.pt), dense or slim.")],
@@ -106,14 +104,15 @@ def prune(
     dynamic = issubclass(methods.get(method), FBS)
     _refuse_mixture(dynamic, method, budget, density, plan, epochs)
     keep_freed_memory()
-    chosen = recipes.chosen(method, recipe, parse_settings(setting or []))
+    changes = parse_settings(setting or [])
+    chosen = recipes.chosen(method, recipe, changes)
     given: dict[str, Any] = {"batch_size": batch_size, "peak_lr": lr}  # Any: fields of TrainSettings
     given["precision"] = None if precision is Precision.AUTO else precision.value
     settings = FINE_TUNING if chosen is None else chosen.train_settings()
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if epochs is None and chosen is not None and "epochs" in chosen.training:
         epochs = settings.epochs
-    method_settings = parse_settings(setting or []) if chosen is None else dict(chosen.settings)
+    method_settings = changes if chosen is None else dict(chosen.settings)
     distillation = None if distill is None else Distillation(distill, distill_weight, distill_temperature)
     if dynamic:
         pruned = run_fbs(
@@ -152,7 +151,7 @@ def prune(
             rates=aligned.rates,
         ),
         output=output,
-        epochs=_SLIM_EPOCHS if epochs is None else epochs,
+        epochs=epochs,
         resume=resume,
         seed=seed,
         settings=settings,

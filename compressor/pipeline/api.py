@@ -178,9 +178,6 @@ class _Job:
     progress: Progress
 
 
-_SLIM_EPOCHS = 10
-
-
 def _run(
     job: _Job, source: checkpoint.CompressedCheckpoint, data: Dataset, folder: Path, *, tested: bool
 ) -> Compressed:
@@ -217,7 +214,7 @@ def _run(
             data=data,
             wishes=Wishes(wanted, job.limits, aligned.step, rates=aligned.rates),
             output=output,
-            epochs=_SLIM_EPOCHS if job.epochs is None else job.epochs,
+            epochs=job.epochs,
             resume=job.resume,
             seed=job.seed,
             settings=job.settings,

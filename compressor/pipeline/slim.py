@@ -35,6 +35,7 @@ __all__ = ["SlimNetwork", "Wishes", "slim"]
 # Images on which a cut channel's mean is measured before it is folded into the layers that read it.
 _FOLDED_IMAGES = 256
 _BN_BATCHES = 50
+_EPOCHS = 10  # of fine-tuning, where nobody says
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def slim(
     data: str | Dataset | None,
     wishes: Wishes,
     output: Path,
-    epochs: int,
+    epochs: int | None = None,
     resume: bool = False,
     seed: int = 0,
     settings: TrainSettings | None = None,
@@ -96,7 +97,7 @@ def slim(
         data: A data set, or what `compressor.data.load` takes.
         wishes: Budget, limits, widths.
         output: The checkpoint to write; the plan lies beside it as `.plan.json`.
-        epochs: Of fine-tuning; 0 leaves the network as it is after the cut.
+        epochs: Of fine-tuning; 0 leaves the network as it is after the cut, None takes 10.
         resume: Go on with an unfinished fine-tuning.
         seed: Order of images, augmentation, dropout.
         settings: Batch size, peak learning rate and so on of the fine-tuning.
@@ -108,7 +109,7 @@ def slim(
         CompressorError: Something is missing or does not fit; the budget or the asked speed cannot be met. Nothing
             is written then.
     """
-    progress = progress or Progress()
+    progress, epochs = progress or Progress(), _EPOCHS if epochs is None else epochs
     scorer = make_method(method, method_settings or {})
     if data is None:
         raise CompressorError("pruning measures and trains the network, so it needs data: add --data, such as digits")

@@ -1,10 +1,8 @@
 """Two processes prune as one does: the same images in a mini-batch, the same statistics, the same masks."""
 
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,34 +52,9 @@ torch.save(result, Path(sys.argv[1]) / f"result{sys.argv[2]}.pt")
 """
 
 
-def work(folder: Path, *, num_ranks: int) -> list[dict[str, object]]:
-    folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    ranked = {
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-    processes = []
-    for rank in range(num_ranks):
-        own = {**ranked, "RANK": str(rank), "LOCAL_RANK": str(rank)} if num_ranks > 1 else {}
-        command = [sys.executable, "-c", WORKER, str(folder), str(rank)]
-        environment = {**os.environ, **common, **own}
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(errors)
-    return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(num_ranks)]
-
-
-def test_two_processes_find_the_masks_of_one(tmp_path: Path) -> None:
-    (one,) = work(tmp_path / "one", num_ranks=1)
-    first, second = work(tmp_path / "two", num_ranks=2)
+def test_two_processes_find_the_masks_of_one(tmp_path: Path, run_ranks: Callable[..., list[dict[str, Any]]]) -> None:
+    (one,) = run_ranks(WORKER, tmp_path / "one", 1)
+    first, second = run_ranks(WORKER, tmp_path / "two", 2)
     assert first["plan"] == second["plan"] == one["plan"]
     assert sum(len(kept) for kept in plan_from_json(one["plan"]).keep.values()) < 36
     for name, value in first["state"].items():

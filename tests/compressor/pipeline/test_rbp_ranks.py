@@ -1,9 +1,6 @@
 """Two processes prune the channels that one process prunes, and have the same weights."""
 
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,36 +36,12 @@ torch.save({"state": slim.state_dict(), "keep": plan.keep}, Path(sys.argv[1]) / 
 """
 
 
-def work(folder: Path, *, num_ranks: int) -> list[dict[str, Any]]:
-    """Prunes on so many processes and returns what each of them has."""
-    folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranked = {
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-    common = {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
-    processes = []
-    for rank in range(num_ranks):
-        own = {**ranked, "RANK": str(rank), "LOCAL_RANK": str(rank)} if num_ranks > 1 else {}
-        command = [sys.executable, "-c", WORKER, str(folder), str(rank)]
-        environment = {**os.environ, **common, **own}
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(errors)
-    assert not list(folder.glob("*.rbp[12].resume")), "the state of a layer that is done is not left"
-    return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(num_ranks)]
-
-
-def test_two_processes_find_the_channels_of_one(tmp_path: Path) -> None:
-    (one,) = work(tmp_path / "one", num_ranks=1)
-    first, second = work(tmp_path / "two", num_ranks=2)
+def test_two_processes_find_the_channels_of_one(tmp_path: Path, run_ranks: Callable[..., list[dict[str, Any]]]) -> None:
+    (one,) = run_ranks(WORKER, tmp_path / "one", 1)
+    first, second = run_ranks(WORKER, tmp_path / "two", 2)
+    for folder in ("one", "two"):
+        left = list((tmp_path / folder).glob("*.rbp[12].resume"))
+        assert not left, "the state of a layer that is done is not left"
     assert first["keep"] == second["keep"] == one["keep"]
     assert sum(len(kept) for kept in one["keep"].values()) < 18
     for name, value in first["state"].items():

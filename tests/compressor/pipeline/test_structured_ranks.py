@@ -1,9 +1,6 @@
 """Two processes share the masks of a search and find what one process finds."""
 
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,35 +39,9 @@ torch.save({"state": slim.state_dict(), "keep": plan.keep, "kept": kept}, Path(s
 """
 
 
-def work(folder: Path, *, num_ranks: int) -> list[dict[str, Any]]:
-    """Searches on so many processes and returns what each of them has."""
-    folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranked = {
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-    common = {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
-    processes = []
-    for rank in range(num_ranks):
-        own = {**ranked, "RANK": str(rank), "LOCAL_RANK": str(rank)} if num_ranks > 1 else {}
-        command = [sys.executable, "-c", WORKER, str(folder), str(rank)]
-        environment = {**os.environ, **common, **own}
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(errors)
-    return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(num_ranks)]
-
-
-def test_two_processes_find_the_masks_of_one(tmp_path: Path) -> None:
-    (one,) = work(tmp_path / "one", num_ranks=1)
-    for other in work(tmp_path / "two", num_ranks=2):
+def test_two_processes_find_the_masks_of_one(tmp_path: Path, run_ranks: Callable[..., list[dict[str, Any]]]) -> None:
+    (one,) = run_ranks(WORKER, tmp_path / "one", 1)
+    for other in run_ranks(WORKER, tmp_path / "two", 2):
         assert other["keep"] == one["keep"]
         assert other["kept"] == one["kept"]
         assert all(torch.equal(value, one["state"][name]) for name, value in other["state"].items())
