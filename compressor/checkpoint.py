@@ -3,7 +3,8 @@
 A `.pt` that `torch.load(weights_only=True)` accepts: one dictionary of plain values and tensors.
 
     format        "compressor", and `version` 1; 2 where weights are in fixed point
-    architecture  what `models.build` takes, with `architecture_kwargs`; empty for a network given in Python
+    architecture  what `models.build` takes, with `architecture_kwargs`; `onnx:NAME` for a network out of an ONNX file,
+                  whose steps are the kwargs' `program`; empty for a network given in Python
     preprocessing mean, std, size            classes   their names
     plan          what was cut away, or None
     method        what was attached, with `method_settings` and `density`, or None
@@ -28,11 +29,15 @@ from compressor.data import Preprocessing
 from compressor.data.files import whole_file
 from compressor.errors import CheckpointError
 from compressor.graph import trace
+from compressor.onnx_in import build, program_from_json
 from compressor.plan import plan_from_json
 from compressor.quantise import from_levels, to_stored
 from compressor.shrink import shrink
 
-__all__ = ["CompressedCheckpoint", "adopt", "base_network", "load", "rebuild", "save"]
+__all__ = ["ONNX", "CompressedCheckpoint", "adopt", "base_network", "load", "rebuild", "save"]
+
+ONNX = "onnx:"
+"""What `architecture` begins with where the network came from an ONNX file."""
 
 _FORMAT = "compressor"
 _VERSION = 1
@@ -54,8 +59,8 @@ class CompressedCheckpoint:
     """A trained network as plain values.
 
     Attributes:
-        architecture: What `models.build` takes: a name, `torchvision:NAME` or `file.py:factory`; empty for a network
-            given in Python.
+        architecture: What `models.build` takes: a name, `torchvision:NAME` or `file.py:factory`; `onnx:NAME` for a
+            network out of an ONNX file; empty for one given in Python.
         architecture_kwargs: Its arguments, JSON values.
         preprocessing: How images become inputs.
         classes: One name per output; empty where they are not known.
@@ -221,7 +226,7 @@ def base_network(checkpoint: CompressedCheckpoint) -> nn.Module:
     """Returns the network before any cut and method, with weights that do not matter.
 
     Raises:
-        CheckpointError: It was given in Python and is not at hand.
+        CheckpointError: It was given in Python and is not at hand, or its description is damaged.
         ModelError: The architecture cannot be built here.
     """
     if checkpoint.base is not None:
@@ -231,6 +236,8 @@ def base_network(checkpoint: CompressedCheckpoint) -> nn.Module:
             "the checkpoint was made from a network given in Python: open it there, with "
             "compressor.load(path, model), or name the network as file.py:factory when it is compressed"
         )
+    if checkpoint.architecture.startswith(ONNX):
+        return build(program_from_json(checkpoint.architecture_kwargs.get("program", {})))
     return models.build(checkpoint.architecture, **checkpoint.architecture_kwargs)
 
 
@@ -239,6 +246,10 @@ def _read(path: Path, *, unsafe_pickle: bool = False, advice: str = _ADVICE) -> 
     """Returns what `torch.save` put into the file; refuses what would run code unless told otherwise."""
     if not path.is_file():
         raise CheckpointError(f"no file {path}; give the path of a checkpoint")
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{path} is an ONNX file; make a checkpoint of it with 'compress adopt {path.name} -o m.pt'"
+        )
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is not a complete checkpoint: it was cut short, or has another format")
     try:

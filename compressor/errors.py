@@ -4,6 +4,7 @@
     ├── DataError         a data set is missing, damaged or not what the name says
     ├── CheckpointError   a checkpoint cannot be read, or is not for this network
     ├── GraphError        a network cannot be traced
+    ├── OnnxError         an ONNX file cannot become a network to train
     ├── MethodError       a method cannot be applied to this network
     ├── PlanError         a pruning plan does not fit a graph
     └── BudgetError       a budget cannot be met; the message says the closest reachable
@@ -18,6 +19,7 @@ __all__ = [
     "DataError",
     "GraphError",
     "MethodError",
+    "OnnxError",
     "PlanError",
 ]
 
@@ -36,6 +38,10 @@ class CheckpointError(CompressorError):
 
 class GraphError(CompressorError):
     """A network cannot be traced."""
+
+
+class OnnxError(CompressorError):
+    """An ONNX file cannot become a network to train."""
 
 
 class MethodError(CompressorError):

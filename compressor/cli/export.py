@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compressor.cli.options import DATA_HELP, MODEL_HELP
+from compressor.cli.options import DATA_HELP, MODEL_HELP, parse_size
 
 __all__ = ["export"]
 
@@ -100,18 +100,6 @@ def parse_batch(text: str) -> int | Literal["dynamic"]:
     if text.isdecimal() and int(text) > 0:
         return int(text)
     raise typer.BadParameter(f"--batch {text}: give a number from 1, or dynamic")
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Returns height and width in pixels.
-
-    >>> parse_size("480x640")
-    (480, 640)
-    """
-    height, x, width = text.partition("x")
-    if x and height.isdecimal() and width.isdecimal() and int(height) and int(width):
-        return int(height), int(width)
-    raise typer.BadParameter(f"--image-size {text}: give height and width in pixels, such as 480x640")
 
 
 def _default_output(model: str) -> Path:

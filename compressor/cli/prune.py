@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from compressor.cli.options import DATA_HELP, Precision, parse_numbers, parse_settings
+from compressor.cli.options import DATA_HELP, Precision, parse_floats, parse_numbers, parse_settings, parse_size
 
 __all__ = ["prune"]
 
 
 def prune(
-    model: Annotated[Path, typer.Argument(help="A trained checkpoint (.pt), dense or slim.")],
+    model: Annotated[Path, typer.Argument(help="A trained checkpoint (.pt), dense or slim, or an ONNX file.")],
     method: Annotated[str, typer.Option(help="A name of `compress list methods`.")],
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     density: Annotated[
@@ -83,6 +83,14 @@ def prune(
         float, typer.Option(min=0.0, max=1.0, help="Part of the loss that comes from --distill.")
     ] = 0.7,
     distill_temperature: Annotated[float, typer.Option(help="Of both softmaxes, above 0.")] = 4.0,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="M,M,M", help="ONNX file: normalisation in training, per channel on the 0-1 scale."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="S,S,S", help="The same.")] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="ONNX file: size of the images, where it leaves that open.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the order of images, augmentation and start values.")] = 0,
     precision: Annotated[Precision, typer.Option(help="auto measures at the start which is faster.")] = Precision.AUTO,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
@@ -91,6 +99,7 @@ def prune(
     # Heavy (torch); commands that need none must start without it.
     from compressor import methods, recipes
     from compressor.methods.fbs import FBS
+    from compressor.pipeline.onnx_file import Inputs, prunable
     from compressor.pipeline.prune import FINE_TUNING
     from compressor.pipeline.prune import prune as run_fbs
     from compressor.pipeline.slim import Wishes
@@ -114,11 +123,22 @@ def prune(
         epochs = settings.epochs
     method_settings = changes if chosen is None else dict(chosen.settings)
     distillation = None if distill is None else Distillation(distill, distill_weight, distill_temperature)
-    if dynamic:
+    try:
+        wanted = None if budget is None else parse_budget(budget)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    aligned = None if dynamic else alignment(align)
+    inputs = Inputs(
+        parse_floats("--mean", mean),
+        parse_floats("--std", std),
+        None if image_size is None else parse_size(image_size),
+    )
+    source, dataset = prunable(model, data=data, inputs=inputs, output=output, seed=seed)
+    if aligned is None:
         pruned = run_fbs(
-            model,
+            source,
             method=method,
-            data=data,
+            data=dataset,
             density=density,
             output=output,
             epochs=epochs,
@@ -131,15 +151,10 @@ def prune(
         )
         typer.echo(pruned.summary())
         return
-    try:
-        wanted = None if budget is None else parse_budget(budget)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    aligned = alignment(align)
     slimmed = run_slim(
-        model,
+        source,
         method=method,
-        data=data,
+        data=dataset,
         wishes=Wishes(
             budget=wanted,
             limits=Limits(tuple(include or ()), tuple(exclude or ()), parse_numbers(keep_min or []), remove_branches),

@@ -4,6 +4,7 @@
     load("cifar10:cifar10.npz")    one file, or torchvision's folder
     load("imagefolder:photos")     photos/train/CLASS/*.jpg, photos/val/CLASS/*.jpg
     load("npz:mnist.npz")          any small images
+    load("images:pictures")        images without labels
 
 Small images live in one tensor and are augmented in batches; photographs are decoded by worker processes.
 """
@@ -15,10 +16,12 @@ from compressor.data.photos import PhotoSplit
 from compressor.data.small_images import TensorSplit
 from compressor.data.sources import FORMS, load
 from compressor.data.task import CLASSIFICATION, Loss, Metric, Task, accuracy
+from compressor.data.unlabelled import UNLABELLED
 
 __all__ = [
     "CLASSIFICATION",
     "FORMS",
+    "UNLABELLED",
     "Augmentation",
     "Batch",
     "Dataset",

@@ -1,6 +1,6 @@
 """What a data set is: classes, preprocessing, and three splits that give batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -103,6 +103,7 @@ class Dataset:
         val: What every decision is made on.
         test: What is reported, once.
         task: What is learned: loss and metric.
+        answers: Inputs (N, C, H, W) -> targets, instead of the splits' labels; None takes the labels.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Dataset:
     val: Split
     test: Split
     task: Task = CLASSIFICATION
+    answers: Callable[[torch.Tensor], Any] | None = None  # Any: what the task's loss takes
 
     def split(self, name: SplitName) -> Split:
         """Returns one split by name."""
@@ -122,5 +124,6 @@ class Dataset:
         return self.split(name).num_batches(loader)
 
     def batches(self, name: SplitName, loader: Loader) -> Iterator[Batch]:
-        """Yields float32 (N, C, H, W), normalised, and int64 (N,), from one split."""
-        return self.split(name).batches(loader, self.preprocessing)
+        """Yields float32 (N, C, H, W), normalised, and int64 (N,) or what `answers` gives, from one split."""
+        batches = self.split(name).batches(loader, self.preprocessing)
+        return batches if self.answers is None else ((images, self.answers(images)) for images, _ in batches)

@@ -1,5 +1,6 @@
 """From a text such as `cifar10:PATH` to a data set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from compressor.data.dataset import Augmentation, Dataset, Preprocessing
 from compressor.data.order import validation_split
 from compressor.data.photos import PhotoSplit, list_folder
 from compressor.data.small_images import TensorSplit, mean_and_std
+from compressor.data.unlabelled import UNLABELLED, read_images, read_pictures, split_off_test
 from compressor.errors import DataError
 
 __all__ = ["FORMS", "load"]
@@ -22,6 +24,7 @@ FORMS = {
     "cifar100:PATH": "torchvision's folder or one .npz",
     "imagefolder:PATH": "train/CLASS/*.jpg and val/CLASS/*.jpg",
     "npz:PATH": "train_images, train_labels, test_images, test_labels",
+    "images:PATH": "pictures without labels, for a trained network: a folder, .npz or .npy",
 }
 
 # torchvision's reader and the published mean and std over all 50,000 training images.
@@ -62,6 +65,8 @@ def load(spec: str, *, seed: int = 0, val_fraction: float = 0.1, image_side: int
         return _small_images(spec, arrays, classes, flip=False, seed=seed, val_fraction=val_fraction)
     if not colon or not place or f"{name}:PATH" not in FORMS:
         raise DataError(f"unknown data '{spec}'; choose from: {', '.join(FORMS)}")
+    if name == "images":
+        return _without_labels(spec, path, image_side, seed=seed, val_fraction=val_fraction)
     if name == "imagefolder":
         return _image_folder(spec, path, image_side, seed=seed, val_fraction=val_fraction)
     if name in _CIFAR and path.suffix != ".npz":
@@ -110,6 +115,31 @@ def _image_folder(spec: str, path: Path, image_side: int, *, seed: int, val_frac
         val=_subset(training, val),
         test=test,
     )
+
+
+def _without_labels(spec: str, path: Path, image_side: int, *, seed: int, val_fraction: float) -> Dataset:
+    """All splits out of the same images, unless an array says which are for the test."""
+    if path.suffix not in (".npz", ".npy"):
+        pictures = read_pictures(path)
+        rest, test_places = split_off_test(len(pictures))
+        training = _subset(pictures, rest)
+        train, val = validation_split(training.labels, fraction=val_fraction, seed=seed)
+        return Dataset(
+            name=spec,
+            classes=(),
+            preprocessing=Preprocessing(_IMAGENET_MEAN, _IMAGENET_STD, (3, image_side, image_side)),
+            train=_subset(training, train),
+            val=_subset(training, val),
+            test=_subset(pictures, test_places),
+            task=UNLABELLED,
+        )
+    images, test = read_images(path)
+    if test is None:
+        rest, test_places = split_off_test(len(images))
+        images, test = images[rest], images[test_places]
+    arrays = (images, torch.zeros(len(images), dtype=torch.int64), test, torch.zeros(len(test), dtype=torch.int64))
+    dataset = _small_images(spec, arrays, (), flip=False, seed=seed, val_fraction=val_fraction)
+    return replace(dataset, task=UNLABELLED)
 
 
 def _subset(split: PhotoSplit, places: torch.Tensor) -> PhotoSplit:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import models
 from compressor import checkpoint
 from compressor.data import Dataset, Preprocessing, load
 from compressor.errors import CompressorError
+from compressor.pipeline.normalisation import preprocessing_of
+from compressor.pipeline.onnx_file import Inputs, check_answers, open_onnx
+from compressor.pipeline.prune import matching_data
 from compressor.pipeline.train import architecture_kwargs, check_output, command_line
 from compressor.train import evaluate
 
@@ -44,26 +45,24 @@ class Adopted:
 def adopt_weights(
     weights: Path,
     *,
-    architecture: str,
+    architecture: str | None,
     output: Path,
     architecture_settings: Mapping[str, object] | None = None,
     data: str | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    inputs: Inputs | None = None,
     unsafe_pickle: bool = False,
     seed: int = 0,
 ) -> Adopted:
-    """Writes a checkpoint made of a state dict, or of a pickled network.
+    """Writes a checkpoint made of a state dict, of a pickled network, or of an ONNX file.
 
     Args:
         weights: What `torch.save` wrote: a state dict, bare or under `state_dict` or `model`; with `unsafe_pickle`
-            also a whole network.
-        architecture: What `models.build` takes.
+            also a whole network. Or an ONNX file, known by its ending.
+        architecture: What `models.build` takes; None for an ONNX file, which brings its own.
         output: The checkpoint to write.
         architecture_settings: Arguments of the network's factory.
         data: What `compressor.data.load` takes: gives classes and preprocessing, and the test accuracy is measured.
-        mean: Per channel on the 0-1 scale, as in training; None takes the data's, or torchvision's.
-        std: The same.
+        inputs: Normalisation in training; what it leaves out is taken from the data, or is torchvision's.
         unsafe_pickle: Open a pickled network: such a file can run any code.
         seed: Of the validation split that later commands hold out. The weights may have seen these images.
 
@@ -71,60 +70,72 @@ def adopt_weights(
         CompressorError: The file is not usable, the weights do not fit, or the preprocessing is not known.
     """
     check_output(output, source=weights)
+    inputs = inputs or Inputs()
     dataset = None if data is None else load(data, seed=seed)
-    settings = {
-        **({} if dataset is None else architecture_kwargs(architecture, dataset)),
-        **(architecture_settings or {}),
-    }
-    preprocessing = _preprocessing(architecture, settings, dataset, mean, std)
-    adopted = checkpoint.adopt(
-        weights,
-        architecture=architecture,
-        architecture_kwargs=settings,
-        preprocessing=preprocessing,
-        unsafe_pickle=unsafe_pickle,
-    )
+    if weights.suffix == ".onnx":
+        if architecture is not None or architecture_settings:
+            raise CompressorError(f"{weights} brings its own network: leave --arch and --arch-set out")
+        adopted = open_onnx(weights, inputs=inputs, dataset=dataset)
+    else:
+        adopted = _of_weights(weights, architecture, architecture_settings or {}, dataset, inputs, unsafe_pickle)
     classes = () if dataset is None else dataset.classes
     test = None
     if dataset is not None:
+        dataset = matching_data(dataset, adopted, seed)
         model = checkpoint.rebuild(adopted)
-        with torch.no_grad():
-            logits = model(torch.zeros(1, *preprocessing.size))
-        if not isinstance(logits, torch.Tensor) or logits.shape != (1, len(classes)):
-            came = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise CompressorError(f"the network returns {came} for one image; {data} has {len(classes)} classes")
-        test = evaluate(model, replace(dataset, preprocessing=preprocessing), "test").top1
+        check_answers(model, adopted.preprocessing.size, dataset)
+        test = evaluate(model, dataset, "test").top1
     record = {
         "command": command_line(),
         "data": data,
         "split_seed": seed,
         "adopted": weights.name,
         "test_top1": test,
+        **adopted.record,
     }
     checkpoint.save(replace(adopted, classes=classes, record=record), output)
-    return Adopted(output, preprocessing, test)
+    return Adopted(output, adopted.preprocessing, test)
+
+
+def _of_weights(
+    weights: Path,
+    architecture: str | None,
+    architecture_settings: Mapping[str, object],
+    dataset: Dataset | None,
+    inputs: Inputs,
+    unsafe_pickle: bool,
+) -> checkpoint.CompressedCheckpoint:
+    if architecture is None:
+        raise CompressorError(f"{weights} holds weights alone: name the network they belong to with --arch")
+    if inputs.image_size is not None:
+        raise CompressorError("--image-size is for ONNX files that leave it open; leave it out")
+    settings = {
+        **({} if dataset is None else architecture_kwargs(architecture, dataset)),
+        **architecture_settings,
+    }
+    return checkpoint.adopt(
+        weights,
+        architecture=architecture,
+        architecture_kwargs=settings,
+        preprocessing=_preprocessing(architecture, settings, dataset, inputs),
+        unsafe_pickle=unsafe_pickle,
+    )
 
 
 def _preprocessing(
     architecture: str,
     settings: dict[str, Any],
     dataset: Dataset | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    inputs: Inputs,
 ) -> Preprocessing:
     size = models.input_size(architecture, **settings) if dataset is None else dataset.preprocessing.size
     known = None if dataset is None else dataset.preprocessing
     if architecture.startswith("torchvision:") and size[0] == len(_TORCHVISION_MEAN):
         known = Preprocessing(_TORCHVISION_MEAN, _TORCHVISION_STD, size)
-    if (mean is None or std is None) and known is None:
+    if (inputs.mean is None or inputs.std is None) and known is None:
         raise CompressorError(
             "how images were normalised in training is not known: give --mean and --std, one number per channel on "
             "the 0-1 scale, or --data"
         )
-    mean, std = mean or known.mean, std or known.std  # type: ignore[union-attr]  # checked above
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != size[0]:
-            raise CompressorError(f"--{name} has {len(values)} numbers; the network takes {size[0]} channels")
-    if min(std) <= 0:
-        raise CompressorError(f"--std {','.join(map(str, std))}: every number lies above 0")
-    return Preprocessing(tuple(mean), tuple(std), size)
+    mean, std = inputs.mean or known.mean, inputs.std or known.std  # type: ignore[union-attr]  # checked above
+    return preprocessing_of(mean, std, size)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressor.checkpoint import ONNX, CompressedCheckpoint
 from compressor.data.files import whole_file
 from compressor.errors import CompressorError, PlanError
 from compressor.methods.fbs import layers
 from compressor.pipeline.source import Source
+from compressor.pipeline.teacher import AGREEMENT
 from exporters.inspect import inspect_onnx
 
 __all__ = ["Provenance", "file_metadata", "read_provenance", "write_plans"]
@@ -58,17 +60,23 @@ def file_metadata(source: Source, *, command: str | None) -> dict[str, object]:
         "trained": True,
         "method": saved.method or record.get("method") or "none",
         "density": saved.density,
-        "accuracy": record.get("test_top1"),
+        "accuracy": None if record.get("metric") == AGREEMENT else record.get("test_top1"),
         "preprocessing": saved.preprocessing.to_json(),
-        "architecture": {"name": saved.architecture, "kwargs": saved.architecture_kwargs}
-        if saved.architecture
-        else None,
+        "architecture": _architecture(saved),
         "plan": saved.plan,
         "settings": saved.method_settings if saved.method_settings is not None else record.get("settings"),
         "recipe": record.get("recipe"),
         "command": command,
         "training": {name: record[name] for name in _TRAINING if record.get(name) is not None} or None,
     }
+
+
+def _architecture(saved: CompressedCheckpoint) -> dict[str, Any] | None:  # JSON values
+    """Name and arguments; the steps of a network out of an ONNX file are not repeated in the next one."""
+    if not saved.architecture:
+        return None
+    kwargs = {} if saved.architecture.startswith(ONNX) else saved.architecture_kwargs
+    return {"name": saved.architecture, "kwargs": kwargs}
 
 
 def read_provenance(file: Path) -> Provenance:

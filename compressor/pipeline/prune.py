@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from compressor import checkpoint, methods
 from compressor.costs.macs import ModelCost, count_macs
-from compressor.data import Dataset, Loader, load
+from compressor.data import UNLABELLED, Dataset, Loader, PhotoSplit, load
 from compressor.errors import CheckpointError, CompressorError, DataError, MethodError
 from compressor.methods.fbs import FBS, at_density, set_density
 from compressor.pipeline.density import DensityRun, lowering_path, train_stage
 from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.pruned import CurvePoint, PrunedNetwork, make_curve, write_pruned
-from compressor.pipeline.teacher import Distillation, load_teacher
+from compressor.pipeline.teacher import Distillation, imitating, load_teacher
 from compressor.pipeline.train import check_output, split_seed_of
-from compressor.train import Progress, TrainSettings, evaluate, resume_path
+from compressor.pipeline.unfolded import unfolded
+from compressor.train import Progress, Teacher, TrainSettings, evaluate, resume_path
 
 __all__ = ["FINE_TUNING", "CurvePoint", "PrunedNetwork", "load_for_pruning", "matching_data", "prune"]
 
@@ -74,8 +75,10 @@ def prune(
     progress = progress or Progress()
     check_output(output, source=source)
     saved = load_for_pruning(source, beside="fbs")
-    dataset = matching_data(data, saved, seed)
-    teacher = load_teacher(distillation, saved)
+    dataset = matching_data(data, saved, seed, distillation=distillation)
+    # Where the data is answered by the teacher already, there is nothing to mix.
+    teacher = load_teacher(distillation, saved) if dataset.answers is None else None
+    saved = unfolded(saved, dataset, progress=progress)
     images = _images(dataset)
     start = _continued(saved, fbs) if saved.method == "fbs" else _attached(saved, fbs, dataset, images)
     densities = _schedule(fbs, epochs, start)
@@ -109,6 +112,7 @@ def prune(
         dense_test_top1=start.dense_test_top1,
         dense_macs=start.dense_macs,
         not_pruned=start.not_pruned,
+        metric=dataset.task.name,
     )
     about = {
         "data": dataset.name,
@@ -228,30 +232,43 @@ def _opened(source: str | Path | checkpoint.CompressedCheckpoint) -> checkpoint.
     return checkpoint.load(path)
 
 
-def matching_data(data: str | Dataset, dense: checkpoint.CompressedCheckpoint, seed: int) -> Dataset:
+def matching_data(
+    data: str | Dataset,
+    dense: checkpoint.CompressedCheckpoint,
+    seed: int,
+    *,
+    distillation: Distillation | None = None,
+) -> Dataset:
     """Returns the data, split as for the dense network, with the preprocessing it was trained with.
+
+    Images without labels are answered by the network to imitate, or else by the dense network itself.
 
     Args:
         data: A data set, or what `compressor.data.load` takes.
         dense: The network's checkpoint.
         seed: Of the split, where the checkpoint does not say.
+        distillation: The network to imitate, where the user names one.
 
     Raises:
         DataError: The data is not usable, or not what the network was made for.
+        CompressorError: The network to imitate is not usable.
     """
     dataset = data if isinstance(data, Dataset) else load(data, seed=split_seed_of(dense, seed))
-    spec = dataset.name
-    if dense.classes and len(dense.classes) != len(dataset.classes):
+    spec, size = dataset.name, dense.preprocessing.size
+    unlabelled = dataset.task is UNLABELLED
+    if dense.classes and not unlabelled and len(dense.classes) != len(dataset.classes):
         raise DataError(
             f"{spec} has {len(dataset.classes)} classes, the network {len(dense.classes)}; "
             "give the data it was trained on"
         )
-    if dense.preprocessing.size != dataset.preprocessing.size:
-        raise DataError(
-            f"{spec} has inputs of size {dataset.preprocessing.size} (channels, height, width), "
-            f"the network takes {dense.preprocessing.size}"
-        )
-    return replace(dataset, preprocessing=dense.preprocessing)
+    # Photos are brought to any size.
+    given = dataset.preprocessing.size
+    if given != size and not (isinstance(dataset.train, PhotoSplit) and given[0] == size[0]):
+        raise DataError(f"{spec} has inputs of size {given} (channels, height, width), the network takes {size}")
+    dataset = replace(dataset, preprocessing=dense.preprocessing)
+    if unlabelled:
+        dataset = imitating(dataset, load_teacher(distillation, dense) or Teacher(checkpoint.rebuild(dense)))
+    return dataset
 
 
 def _images(dataset: Dataset) -> Tensor:

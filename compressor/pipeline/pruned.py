@@ -56,6 +56,7 @@ class PrunedNetwork:
         dense_test_top1: as its checkpoint says; None where it does not.
         dense_macs: of the same network.
         not_pruned: convolutions that stayed dense, with the reason.
+        metric: what the values above are of.
     """
 
     path: Path
@@ -69,14 +70,15 @@ class PrunedNetwork:
     dense_test_top1: float | None
     dense_macs: float
     not_pruned: dict[str, str]
+    metric: str = "accuracy"
 
     def summary(self) -> str:
         """One line for people."""
         before = "" if self.dense_test_top1 is None else f" (dense {self.dense_test_top1:.2%})"
         return (
             f"{self.path}: density {self.density:g}, epoch {self.kept_epoch} of {len(self.curve)}, "
-            f"val accuracy {self.val_top1:.2%} (dense {self.dense_val_top1:.2%}), "
-            f"test accuracy {self.test_top1:.2%}{before}, "
+            f"val {self.metric} {self.val_top1:.2%} (dense {self.dense_val_top1:.2%}), "
+            f"test {self.metric} {self.test_top1:.2%}{before}, "
             f"{self.cost.macs / 1e6:.2f} M MACs ({self.dense_macs / self.cost.macs:.2f}x fewer)"
         )
 
@@ -153,6 +155,7 @@ def write_pruned(
         "parameters": result.cost.parameters,
         "curve": curve,
         "not_pruned": result.not_pruned,
+        "metric": result.metric,
     }
     saved = replace(
         dense,

@@ -26,6 +26,7 @@ from compressor.pipeline.prune import FINE_TUNING, load_for_pruning, matching_da
 from compressor.pipeline.speedup import MeasuredSpeedup, measure_speedup, require
 from compressor.pipeline.teacher import Distillation, load_teacher
 from compressor.pipeline.train import check_output, command_line, split_seed_of
+from compressor.pipeline.unfolded import unfolded
 from compressor.plan import PruningPlan, plan_to_json
 from compressor.shrink import fold_constants, reestimate_batch_norm, shrink
 from compressor.train import Progress, TrainSettings, evaluate, resume_path, train
@@ -52,6 +53,7 @@ class SlimNetwork:
         val_top1: After fine-tuning; chose the epoch.
         test_top1: Evaluated once, at the end.
         speedup: Measured on this machine.
+        metric: What the accuracies are, where they are something else.
     """
 
     path: Path
@@ -63,12 +65,13 @@ class SlimNetwork:
     val_top1: float
     test_top1: float
     speedup: MeasuredSpeedup
+    metric: str = "accuracy"
 
     def summary(self) -> str:
         """Two lines for people."""
         return (
-            f"{self.path}: val accuracy {self.val_top1:.2%} (before {self.val_before:.2%}, right after the cut "
-            f"{self.val_cut:.2%}), test accuracy {self.test_top1:.2%}, {self.cost.macs / 1e6:.2f} M MACs "
+            f"{self.path}: val {self.metric} {self.val_top1:.2%} (before {self.val_before:.2%}, right after the cut "
+            f"{self.val_cut:.2%}), test {self.metric} {self.test_top1:.2%}, {self.cost.macs / 1e6:.2f} M MACs "
             f"({self.before.macs / self.cost.macs:.2f}x fewer), {self.cost.parameters} parameters "
             f"({self.before.parameters / self.cost.parameters:.2f}x fewer)\n{self.speedup.summary()}"
         )
@@ -115,8 +118,10 @@ def slim(
         raise CompressorError("pruning measures and trains the network, so it needs data: add --data, such as digits")
     check_output(output, source=source)
     saved = load_for_pruning(source, method=method)
-    dataset = matching_data(data, saved, seed)
-    teacher = load_teacher(distillation, saved)
+    dataset = matching_data(data, saved, seed, distillation=distillation)
+    # Where the data is answered by the teacher already, there is nothing to mix.
+    teacher = load_teacher(distillation, saved) if dataset.answers is None else None
+    saved = unfolded(saved, dataset, progress=progress)
     model = checkpoint.rebuild(saved)
     images = _images(dataset, _FOLDED_IMAGES)
     graph = trace(model, images[:2])
@@ -183,7 +188,7 @@ def slim(
         record["train"] = trained.to_json()
         record["distillation"] = task.get("distillation")
     test = evaluate(cut, dataset, "test").top1
-    result = SlimNetwork(output, plan, cost, before, val_before, val_cut, val_top1, test, speedup)
+    result = SlimNetwork(output, plan, cost, before, val_before, val_cut, val_top1, test, speedup, dataset.task.name)
     _write(result, cut, saved, scorer, record | {"method": method} | planned.record)
     resume_path(output).unlink(missing_ok=True)
     forget_stages(output)
@@ -215,6 +220,7 @@ def _write(
         "macs": result.cost.macs,
         "parameters": result.cost.parameters,
         "speedup": result.speedup.ratio,
+        "metric": result.metric,
     }
     slim_checkpoint = replace(
         source, state=model.state_dict(), plan={"steps": [*steps, json.loads(text)]}, record=record

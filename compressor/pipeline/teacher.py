@@ -1,16 +1,27 @@
-"""The network that a fine-tuning imitates: a checkpoint named on the command line, or one given in Python."""
+"""The network that a fine-tuning imitates: a checkpoint named on the command line, or one given in Python.
 
-from dataclasses import dataclass
+Images without labels have nothing but such a network to be learned from: its answers are the targets, the loss is the
+divergence from them, and the metric is the part of the images with the same largest answer.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from compressor import checkpoint
+from compressor.data import Dataset, Task, accuracy
 from compressor.errors import CompressorError
 from compressor.train import Teacher
+from compressor.train.distillation import divergence
 
-__all__ = ["Distillation", "load_teacher"]
+__all__ = ["AGREEMENT", "Distillation", "imitating", "load_teacher"]
+
+AGREEMENT = "agreement"
+"""Name of the metric where a network is held against another one instead of labels."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +74,27 @@ def load_teacher(wanted: Distillation | None, student: checkpoint.CompressedChec
             "or they have other names; give a teacher trained on the same data"
         )
     return Teacher(checkpoint.rebuild(saved), wanted.weight, wanted.temperature)
+
+
+def imitating(dataset: Dataset, teacher: Teacher) -> Dataset:
+    """Returns the data set with the teacher's answers as its labels, what labels there are being left aside.
+
+    Loss: T² · KL(teacher ‖ network), see `compressor.train.distillation`. Metric: top-1 agreement, 0 to 1.
+
+    Args:
+        dataset: Its images count.
+        teacher: Answers about every image as the network to train gets it, augmentation included; its weight does not
+            matter, as there is no other loss.
+    """
+    task = Task(partial(divergence, temperature=teacher.temperature), _agreement, AGREEMENT)
+    return replace(dataset, task=task, answers=partial(_answers, teacher.model.eval().requires_grad_(False)))
+
+
+def _agreement(outputs: Tensor, wanted: Tensor) -> Tensor:
+    return accuracy(outputs, wanted.argmax(1))
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, images: Tensor) -> Tensor:
+    answers: Tensor = model.to(images.device)(images)
+    return answers
