@@ -15,7 +15,7 @@ from compressor.graph import ChannelGraph
 from compressor.methods.l1 import magnitudes
 from compressor.methods.structured import Structured
 from compressor.methods.structured_evaluator import Evaluator
-from compressor.methods.structured_filter import search
+from compressor.methods.structured_filter import Errors, search
 from compressor.methods.structured_masks import Particles, split_blocks
 from compressor.methods.structured_units import (
     Target,
@@ -58,7 +58,7 @@ class SearchWork:
         batches: Images on which masks are evaluated, with targets.
         task: Its metric is one minus the misclassification rate.
         fabric: The processes among which masks are dealt out.
-        bf16: Evaluate in bfloat16, as the run trains.
+        bf16: Evaluate in bfloat16, as the run trains; the network and the mask that was taken, in float32 too.
         seed: Of everything random.
     """
 
@@ -126,6 +126,37 @@ def run_search(work: SearchWork, stage: Stage, model: nn.Module, graph: ChannelG
     if work.method.guided:
         scores = magnitudes(model, graph) if stage.granularity == "channel" else {}
         targets = [with_losses(target, model, scores) for target in targets]
+    errors = _errors(work, targets, model, graph, bf16=work.bf16)
+    blocks = [target.block for target in targets]
+    found = search(blocks, errors, work.method.filter_settings(), seed=(work.seed, number))
+    precise = _errors(work, targets, model, graph, bf16=False) if work.bf16 else errors
+    before, error = precise(np.stack([np.zeros_like(found.particle), found.particle])).tolist()
+    parts = [part[0] for part in split_blocks(found.particle[None], blocks)]
+    final = [step for step in found.steps if step.num_pruned == found.steps[-1].num_pruned]
+    record = SearchRecord(
+        granularity=stage.granularity,
+        names=stage.names,
+        units=sum(block.size for block in blocks),
+        pruned=int((found.particle != 0).sum()),
+        evaluations=found.evaluations,
+        seconds=time.perf_counter() - start,
+        error_before=before,
+        error_median=final[0].median,
+        error=error,
+        val_cut=0.0,
+    )
+    plan = _plan(model, targets, parts, record)
+    cut = shrink(model, graph, plan)
+    with torch.no_grad():
+        for target, part in zip(targets, parts, strict=True):
+            if target.weight is not None and target.block.name not in plan.taps:
+                weight = cut.get_parameter(target.weight)
+                weight.masked_fill_(~weight_mask(target, part).to(weight.device), 0.0)
+    return Searched(cut, plan, record)
+
+
+def _errors(work: SearchWork, targets: list[Target], model: nn.Module, graph: ChannelGraph, *, bf16: bool) -> Errors:
+    """What gives the misclassification rates of masks, shared out among the processes."""
     evaluator = Evaluator(
         model.eval(),
         work.batches,
@@ -133,7 +164,7 @@ def run_search(work: SearchWork, stage: Stage, model: nn.Module, graph: ChannelG
         searched=[call for target in targets for call in target.calls],
         aliases=graph.aliases,
         batch_statistics=work.method.batch_statistics,
-        bf16=work.bf16,
+        bf16=bf16,
     )
     device = work.batches[0][0].device
 
@@ -146,32 +177,7 @@ def run_search(work: SearchWork, stage: Stage, model: nn.Module, graph: ChannelG
         shared = work.fabric.all_reduce(torch.from_numpy(own).to(device), reduce_op="sum")
         return np.asarray(torch.as_tensor(shared).cpu().numpy(), dtype=np.float64)
 
-    blocks = [target.block for target in targets]
-    dense = np.zeros((1, sum(block.size for block in blocks)), dtype=np.int8)
-    before = float(errors(dense)[0])
-    found = search(blocks, errors, work.method.filter_settings(), seed=(work.seed, number))
-    parts = [part[0] for part in split_blocks(found.particle[None], blocks)]
-    final = [step for step in found.steps if step.num_pruned == found.steps[-1].num_pruned]
-    record = SearchRecord(
-        granularity=stage.granularity,
-        names=stage.names,
-        units=sum(block.size for block in blocks),
-        pruned=int((found.particle != 0).sum()),
-        evaluations=found.evaluations,
-        seconds=time.perf_counter() - start,
-        error_before=before,
-        error_median=final[0].median,
-        error=found.error,
-        val_cut=0.0,
-    )
-    plan = _plan(model, targets, parts, record)
-    cut = shrink(model, graph, plan)
-    with torch.no_grad():
-        for target, part in zip(targets, parts, strict=True):
-            if target.weight is not None and target.block.name not in plan.taps:
-                weight = cut.get_parameter(target.weight)
-                weight.masked_fill_(~weight_mask(target, part).to(weight.device), 0.0)
-    return Searched(cut, plan, record)
+    return errors
 
 
 def _targets(method: Structured, stage: Stage, model: nn.Module, graph: ChannelGraph) -> list[Target]:

@@ -25,9 +25,9 @@ class SearchRecord:
         pruned: How many went.
         evaluations: Masks that were evaluated.
         seconds: Of the search.
-        error_before: Misclassification rate on the held-out images, nothing pruned.
-        error_median: Of the masks of the first step with the final number of pruned units.
-        error: Of the mask that was taken.
+        error_before: Misclassification rate on the held-out images, nothing pruned, in float32.
+        error_median: Of the masks of the first step with the final number of pruned units, as the search evaluates.
+        error: Of the mask that was taken, in float32.
         val_cut: Validation metric with it, before retraining.
         val_top1: After retraining.
         kept: False where the units were given back.
