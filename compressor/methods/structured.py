@@ -53,8 +53,9 @@ class Structured(Method):
             a fifth of them.
         batch_statistics: masks are evaluated with batch norms that measure anew, on the evaluated batch.
         layer_epochs: of retraining after each search.
-        max_drop: kernels or strides of a search are given back where the validation metric after retraining lies
-            further below the start, as a part of 1. Channels answer for a budget and are not given back.
+        max_drop: where the validation metric after retraining lies further below the start, as a part of 1, a search
+            of kernels or strides goes back one step: to the best mask of the step before, retrained from where the
+            search began, and so on; past the first step nothing is pruned. Channels answer for a budget and stay gone.
     """
 
     kernel_density: float = 1.0

@@ -85,11 +85,13 @@ class Found:
         particle: (units,), the mask of least error among all with the final number of pruned units.
         error: Its misclassification rate.
         steps: One entry each.
+        levels: The mask of least error at each number of pruned units on the way, ascending; the last is `particle`.
     """
 
     particle: npt.NDArray[np.int8]
     error: float
     steps: tuple[FilterStep, ...]
+    levels: tuple[npt.NDArray[np.int8], ...]
 
     @property
     def evaluations(self) -> int:
@@ -119,10 +121,12 @@ def search(blocks: Sequence[Block], errors: Errors, settings: FilterSettings, *,
     known: dict[bytes, float] = {}
     best, least, elite = particles[0].copy(), math.inf, -1
     steps: list[FilterStep] = []
+    levels: list[npt.NDArray[np.int8]] = []
     ramp = [[math.ceil(b.num_pruned * t / settings.steps) for b in blocks] for t in range(1, settings.steps + 1)]
     for wanted in [*ramp, *[ramp[-1]] * settings.hold]:
         chosen = rng.random(number) < settings.mutation
         if wanted != counts:
+            levels += [best] if steps else []
             counts, known, least, elite = wanted, {}, math.inf, -1
             prune(particles, blocks, counts, settings.guided, rng)
             chosen[0] &= not guess(particles, blocks, counts)
@@ -146,7 +150,7 @@ def search(blocks: Sequence[Block], errors: Errors, settings: FilterSettings, *,
         elite = int(weights.argmin())
         particles[elite], weights[elite] = best, weights.max()
         weights /= weights.sum()
-    return Found(best, least, tuple(steps))
+    return Found(best, least, tuple(steps), (*levels, best))
 
 
 def weigh(weights: _Floats, errors: _Floats, kappa: float) -> _Floats:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from compressor.graph import ChannelGraph, ChannelGroup
-from compressor.methods.structured_evaluator import LayerMask
 from compressor.methods.structured_masks import Block, Particles, patterns, split_blocks
+from compressor.methods.structured_parts import LayerMask
 from compressor.methods.structured_program import Call
 
 __all__ = [

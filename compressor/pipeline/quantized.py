@@ -12,6 +12,8 @@ from compressor.quantise import FixedPoint, LayerStorage, Sensitivity, describe
 
 __all__ = ["QuantizedNetwork", "write_quantized"]
 
+_PREDICTOR = ".saliency_weight"  # which winners an image has hangs on them: they always get long words
+
 
 @dataclass(frozen=True)
 class QuantizedNetwork:
@@ -43,13 +45,15 @@ class QuantizedNetwork:
 
     def summary(self) -> str:
         """One line for people."""
-        words = sorted({layer.bits for layer in self.layers})
+        predictors = {layer.bits for layer in self.layers if layer.name.endswith(_PREDICTOR)}
+        words = sorted({layer.bits for layer in self.layers if not layer.name.endswith(_PREDICTOR)})
         length = f"{words[0]}" if len(words) == 1 else f"{words[0]} to {words[-1]}"
         formats = sorted({layer.q_format for layer in self.layers if layer.q_format is not None})
         named = f" ({', '.join(formats)})" if formats else ""
+        named += f", FBS's predictors {max(predictors)} bits," if predictors else ","
         packed, stored = self.float_bytes / self.packed_bytes, self.float_bytes / self.file_bytes
         size = (
-            f"{length} bits{named}, {self.packed_bytes} bytes packed ({packed:.2f}x fewer than float32), "
+            f"{length} bits{named} {self.packed_bytes} bytes packed ({packed:.2f}x fewer than float32), "
             f"{self.file_bytes} in a file ({stored:.2f}x)"
         )
         if self.val_top1 is None:

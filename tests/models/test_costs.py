@@ -24,7 +24,10 @@ def count_macs(model: nn.Module, size: tuple[int, int, int]) -> int:
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("cifarnet", 174.3), ("resnet20", 40.81), ("resnet56", 125.75), ("vgg16", 313.2)],
+    [
+        *(("cifarnet", 174.3), ("resnet20", 40.81), ("resnet56", 125.75), ("vgg16", 313.2)),
+        *(("lenet300100", 0.2662), ("lenet5", 0.41652), ("lenet5_caffe", 2.293), ("cifar10_quick", 12.354)),
+    ],
 )
 def test_macs_are_the_published_ones(name: str, millions: float) -> None:
     with torch.device("meta"):
@@ -37,6 +40,16 @@ def test_parameters_are_the_published_ones(name: str, millions: float) -> None:
     with torch.device("meta"):
         model = models.build(name)
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("lenet300100", 266_610), ("lenet5", 61_706), ("lenet5_caffe", 431_080), ("cifar10_quick", 145_578)],
+)
+def test_networks_without_batch_norm_have_the_published_parameters_exactly(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = models.build(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 def test_cifarnet_counts_convolutions_and_classifier_as_the_paper_does() -> None:

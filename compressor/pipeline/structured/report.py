@@ -20,7 +20,7 @@ def search_line(record: SearchRecord, number: int, *, of: int, metric: str) -> s
         f"search {number}/{of}, {record.granularity} {name}: {record.pruned} of {record.units} gone, "
         f"error {record.error_before:.2%} -> {record.error:.2%} (median mask {record.error_median:.2%}), "
         f"{record.evaluations} masks in {record.seconds:.1f} s, val {metric} {record.val_cut:.2%} -> "
-        f"{record.val_top1:.2%}{'' if record.kept else '; given back'}"
+        f"{record.val_top1:.2%}{_less(record)}"
     )
 
 
@@ -50,10 +50,21 @@ def summary(record: dict[str, Any]) -> str:  # JSON values of `make_record`
     """Returns what is left of the convolutions, in one line for people."""
     convolutions = record["convolutions"]
     live, before = convolutions["live"], convolutions["weights_before"]
-    back = [name for search in record["searches"] if not search["kept"] for name in search["names"]]
+    searches = record["searches"]
+    back = [name for search in searches if not search["kept"] for name in search["names"]]
     given = f"; given back, as the accuracy fell too far: {', '.join(back)}" if back else ""
+    less = [
+        name for search in searches if search["kept"] and search["pruned"] < search["asked"] for name in search["names"]
+    ]
+    given += f"; less than asked for, for the same reason: {', '.join(less)}" if less else ""
     return (
         f"convolutions: {live} of {before} weights live, {1 - live / before:.1%} gone; "
         f"{convolutions['macs_before'] / 1e6:.2f} -> {convolutions['live_macs'] / 1e6:.2f} M MACs where absent weights "
         f"cost nothing{given}"
     )
+
+
+def _less(record: SearchRecord) -> str:
+    if not record.kept:
+        return "; given back"
+    return f"; stepped back from {record.asked}" if record.pruned < record.asked else ""

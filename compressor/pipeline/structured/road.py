@@ -5,9 +5,9 @@
                              -> (search strides  -> zeros, or smaller kernels -> retrain) for each layer
 
 Masks are evaluated on images held out of the training data, the same in all searches; the validation split decides
-which epoch of a retraining is taken and which search is given back. Every search and every epoch is written beside the
-output, so that a killed run goes on to the same bits. (Coarse to fine, layer by layer: a reconstruction of arXiv
-1512.08571.)
+which epoch of a retraining is taken, and whether a search of kernels or strides has to go back a step: to the best mask
+with fewer units, retrained from where the search began. Every search and every epoch is written beside the output, so
+that a killed run goes on to the same bits. (Coarse to fine, layer by layer: a reconstruction of arXiv 1512.08571.)
 """
 
 import json
@@ -27,7 +27,7 @@ from compressor.methods.structured import Structured
 from compressor.pipeline.stages import SEED_STRIDE, StageProgress, weights_of
 from compressor.pipeline.structured.images import hold_out
 from compressor.pipeline.structured.report import make_record, search_line, summary
-from compressor.pipeline.structured.search import SearchWork, Stage, find_layers, run_search
+from compressor.pipeline.structured.search import SearchWork, Stage, find_layers, prune_units, run_search
 from compressor.pipeline.structured.state import (
     SearchState,
     load_search_state,
@@ -125,13 +125,16 @@ def search_all(
         if len(state.searches) < number:
             state = _searched(run, stage, pruned, state)
             save_search_state(state_path(wanted.output), state)
-        if state.before is not None and len(state.searches) == number:
-            state = _retrained(run, state, resume=resume)
-            pruned = _model(run, state)
+        if state.before is None or len(state.searches) > number:
+            continue
+        while state.before is not None:
+            own = retraining_path(wanted.output, number, state.searches[-1].pruned)
+            state = _retrained(run, stage, state, own, resume=resume)
             save_search_state(state_path(wanted.output), state)
-            resume_path(retraining_path(wanted.output, number)).unlink(missing_ok=True)
-            line = search_line(state.searches[-1], number, of=len(stages), metric=rest.task.name)
-            wanted.progress.line(line)
+            resume_path(own).unlink(missing_ok=True)
+        pruned = _model(run, state)
+        line = search_line(state.searches[-1], number, of=len(stages), metric=rest.task.name)
+        wanted.progress.line(line)
     if stages and not any(search.kept for search in state.searches):
         forget(wanted.output)
         raise CompressorError(
@@ -191,25 +194,52 @@ def _searched(run: _Run, stage: Stage, model: nn.Module, state: SearchState) -> 
     """The state after a search, before its retraining."""
     number = len(state.searches) + 1
     device = run.work.batches[0][0].device
-    work = replace(run.work, bf16=state.precision == "bf16")
-    found = run_search(work, stage, model.to(device), trace(model.cpu(), run.example), number=number)
-    pruned = found.model.cpu()
+    work, graph = replace(run.work, bf16=state.precision == "bf16"), trace(model.cpu(), run.example)
+    levels = run_search(work, stage, model.to(device), graph, number=number)
+    levels = levels[-1:] if stage.granularity == "channel" else levels
+    found = replace(
+        state,
+        before=weights_of(model),
+        searches=(*state.searches, levels[-1].record),
+        masks=torch.stack([level.mask for level in levels]),
+        fallbacks=tuple(level.record for level in levels),
+    )
+    return _stepped(run, stage, found)
+
+
+def _stepped(run: _Run, stage: Stage, state: SearchState) -> SearchState:
+    """The state with the mask that prunes most of those that are left, before its retraining."""
+    number, record = len(state.searches), state.fallbacks[-1]
+    assert state.before is not None
+    plan = _without(state, record.names)
+    model = _network(run, plan, state.before)
+    pruned, own = prune_units(run.wanted.method, stage, model, trace(model, run.example), state.masks[-1])
     if not run.wanted.method.layer_epochs:
         batches = run.rest.batches("train", Loader(run.wanted.settings.batch_size, shuffle=True, seed=number))
         pruned = reestimate_batch_norm(pruned, batches, num_batches=_BN_BATCHES)
+    record = replace(record, val_cut=evaluate(pruned, run.rest, "val").top1)
     return replace(
         state,
-        plan=_json(_joined(plan_from_json(json.dumps(state.plan)), found.plan)),
+        plan=_json(_joined(plan, own)),
         model=weights_of(pruned),
-        before=weights_of(model),
-        searches=(*state.searches, replace(found.record, val_cut=evaluate(pruned, run.rest, "val").top1)),
+        searches=(*state.searches[:-1], record),
+        masks=state.masks[:-1],
+        fallbacks=state.fallbacks[:-1],
     )
 
 
-def _retrained(run: _Run, state: SearchState, *, resume: bool) -> SearchState:
-    """The state after a search's retraining, or after what it pruned was given back."""
+def _retrained(run: _Run, stage: Stage, state: SearchState, own: Path, *, resume: bool) -> SearchState:
+    """The state after a search's retraining; after one that did not help, with fewer units pruned, or none.
+
+    Args:
+        run: What stays the same.
+        stage: What was searched.
+        state: With the mask to retrain under.
+        own: Name of the retraining's own state.
+        resume: Go on with it.
+    """
     method, number, model = run.wanted.method, len(state.searches), _model(run, state)
-    own, record = retraining_path(run.wanted.output, number), state.searches[-1]
+    record = state.searches[-1]
     val = record.val_cut
     if method.layer_epochs:
         settings = replace(
@@ -231,17 +261,29 @@ def _retrained(run: _Run, state: SearchState, *, resume: bool) -> SearchState:
     kept = record.granularity == "channel" or val >= run.val_before - method.max_drop
     searches = (*state.searches[:-1], replace(record, val_top1=val, kept=kept))
     if kept:
-        return replace(state, model=weights_of(model), before=None, searches=searches)
+        none = state.masks[:0]
+        return replace(state, model=weights_of(model), before=None, searches=searches, masks=none, fallbacks=())
+    if state.fallbacks:
+        return _stepped(run, stage, state)
     assert state.before is not None
-    plan = plan_from_json(json.dumps(state.plan))
-    plan = replace(plan, taps={name: taps for name, taps in plan.taps.items() if name not in record.names})
+    plan = _without(state, record.names)
     return replace(state, plan=_json(plan), model=state.before, before=None, searches=searches)
+
+
+def _without(state: SearchState, names: tuple[str, ...]) -> PruningPlan:
+    """The plan without what a mask of the last search has removed; channels are not taken back."""
+    plan = plan_from_json(json.dumps(state.plan))
+    return replace(plan, taps={name: taps for name, taps in plan.taps.items() if name not in names})
 
 
 def _model(run: _Run, state: SearchState) -> nn.Module:
     """The network where the run stands."""
-    model = shrink(run.start, run.wanted.graph, plan_from_json(json.dumps(state.plan)))
-    model.load_state_dict(state.model)
+    return _network(run, plan_from_json(json.dumps(state.plan)), state.model)
+
+
+def _network(run: _Run, plan: PruningPlan, weights: Mapping[str, Tensor]) -> nn.Module:
+    model = shrink(run.start, run.wanted.graph, plan)
+    model.load_state_dict(weights)
     return model.eval()
 
 

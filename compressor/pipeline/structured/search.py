@@ -1,4 +1,4 @@
-"""One search of structured pruning: from a network and what shall go to the network without it, not yet retrained."""
+"""One search of structured pruning: from a network and what shall go to masks, and to the network under one of them."""
 
 import time
 from dataclasses import dataclass, replace
@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from compressor.data import Batch, Task
 from compressor.graph import ChannelGraph
 from compressor.methods.l1 import magnitudes
 from compressor.methods.structured import Structured
 from compressor.methods.structured_evaluator import Evaluator
-from compressor.methods.structured_filter import search
+from compressor.methods.structured_filter import Errors, search
 from compressor.methods.structured_masks import Particles, split_blocks
 from compressor.methods.structured_units import (
     Target,
@@ -31,7 +31,7 @@ from compressor.plan import KernelTaps, PruningPlan
 from compressor.select import Limits
 from compressor.shrink import fits_taps, shrink
 
-__all__ = ["SearchWork", "Searched", "Stage", "find_layers", "run_search"]
+__all__ = ["Level", "SearchWork", "Stage", "find_layers", "prune_units", "run_search"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SearchWork:
         batches: Images on which masks are evaluated, with targets.
         task: Its metric is one minus the misclassification rate.
         fabric: The processes among which masks are dealt out.
-        bf16: Evaluate in bfloat16, as the run trains.
+        bf16: Evaluate in bfloat16, as the run trains; the network and the mask that was taken, in float32 too.
         seed: Of everything random.
     """
 
@@ -71,17 +71,15 @@ class SearchWork:
 
 
 @dataclass(frozen=True, eq=False)
-class Searched:
-    """What a search came to.
+class Level:
+    """The best mask at one number of pruned units.
 
     Attributes:
-        model: The network without what was pruned: fewer channels, smaller kernels, or zeros.
-        plan: What was removed physically; empty where only zeros were set.
-        record: How it went; the validation metrics are still to come.
+        mask: int8, (units,), 0 where a unit stays; of all blocks of the search.
+        record: How it came about; the validation metrics are still to come.
     """
 
-    model: nn.Module
-    plan: PruningPlan
+    mask: Tensor
     record: SearchRecord
 
 
@@ -108,8 +106,10 @@ def find_layers(model: nn.Module, graph: ChannelGraph, granularity: str, limits:
     return found
 
 
-def run_search(work: SearchWork, stage: Stage, model: nn.Module, graph: ChannelGraph, *, number: int) -> Searched:
-    """Returns the best network that a search has found.
+def run_search(
+    work: SearchWork, stage: Stage, model: nn.Module, graph: ChannelGraph, *, number: int
+) -> tuple[Level, ...]:
+    """Returns the best masks that a search has found on its way to all that is asked for, fewest pruned units first.
 
     Args:
         work: What all searches share.
@@ -126,6 +126,59 @@ def run_search(work: SearchWork, stage: Stage, model: nn.Module, graph: ChannelG
     if work.method.guided:
         scores = magnitudes(model, graph) if stage.granularity == "channel" else {}
         targets = [with_losses(target, model, scores) for target in targets]
+    errors = _errors(work, targets, model, graph, bf16=work.bf16)
+    blocks = [target.block for target in targets]
+    found = search(blocks, errors, work.method.filter_settings(), seed=(work.seed, number))
+    precise = _errors(work, targets, model, graph, bf16=False) if work.bf16 else errors
+    before, *rates = precise(np.stack([np.zeros_like(found.particle), *found.levels])).tolist()
+    seconds = time.perf_counter() - start
+    levels = []
+    for mask, rate in zip(found.levels, rates, strict=True):
+        pruned = int((mask != 0).sum())
+        record = SearchRecord(
+            granularity=stage.granularity,
+            names=stage.names,
+            units=len(mask),
+            asked=int((found.particle != 0).sum()),
+            pruned=pruned,
+            evaluations=found.evaluations,
+            seconds=seconds,
+            error_before=before,
+            error_median=next(step.median for step in found.steps if step.num_pruned == pruned),
+            error=rate,
+            val_cut=0.0,
+        )
+        levels.append(Level(torch.from_numpy(mask), record))
+    return tuple(levels)
+
+
+def prune_units(
+    method: Structured, stage: Stage, model: nn.Module, graph: ChannelGraph, mask: Tensor
+) -> tuple[nn.Module, PruningPlan]:
+    """Returns the network without the units of a mask, and what of them was removed physically.
+
+    Args:
+        method: Its numbers.
+        stage: What was searched.
+        model: The network of the search; not changed.
+        graph: Its channel graph.
+        mask: (units,), see `Level`.
+    """
+    targets = _targets(method, stage, model, graph)
+    blocks = [target.block for target in targets]
+    parts = [part[0] for part in split_blocks(mask.numpy()[None], blocks)]
+    plan = _plan(model, targets, parts)
+    cut = shrink(model, graph, plan)
+    with torch.no_grad():
+        for target, part in zip(targets, parts, strict=True):
+            if target.weight is not None and target.block.name not in plan.taps:
+                weight = cut.get_parameter(target.weight)
+                weight.masked_fill_(~weight_mask(target, part).to(weight.device), 0.0)
+    return cut, plan
+
+
+def _errors(work: SearchWork, targets: list[Target], model: nn.Module, graph: ChannelGraph, *, bf16: bool) -> Errors:
+    """What gives the misclassification rates of masks, shared out among the processes."""
     evaluator = Evaluator(
         model.eval(),
         work.batches,
@@ -133,7 +186,7 @@ def run_search(work: SearchWork, stage: Stage, model: nn.Module, graph: ChannelG
         searched=[call for target in targets for call in target.calls],
         aliases=graph.aliases,
         batch_statistics=work.method.batch_statistics,
-        bf16=work.bf16,
+        bf16=bf16,
     )
     device = work.batches[0][0].device
 
@@ -146,32 +199,7 @@ def run_search(work: SearchWork, stage: Stage, model: nn.Module, graph: ChannelG
         shared = work.fabric.all_reduce(torch.from_numpy(own).to(device), reduce_op="sum")
         return np.asarray(torch.as_tensor(shared).cpu().numpy(), dtype=np.float64)
 
-    blocks = [target.block for target in targets]
-    dense = np.zeros((1, sum(block.size for block in blocks)), dtype=np.int8)
-    before = float(errors(dense)[0])
-    found = search(blocks, errors, work.method.filter_settings(), seed=(work.seed, number))
-    parts = [part[0] for part in split_blocks(found.particle[None], blocks)]
-    final = [step for step in found.steps if step.num_pruned == found.steps[-1].num_pruned]
-    record = SearchRecord(
-        granularity=stage.granularity,
-        names=stage.names,
-        units=sum(block.size for block in blocks),
-        pruned=int((found.particle != 0).sum()),
-        evaluations=found.evaluations,
-        seconds=time.perf_counter() - start,
-        error_before=before,
-        error_median=final[0].median,
-        error=found.error,
-        val_cut=0.0,
-    )
-    plan = _plan(model, targets, parts, record)
-    cut = shrink(model, graph, plan)
-    with torch.no_grad():
-        for target, part in zip(targets, parts, strict=True):
-            if target.weight is not None and target.block.name not in plan.taps:
-                weight = cut.get_parameter(target.weight)
-                weight.masked_fill_(~weight_mask(target, part).to(weight.device), 0.0)
-    return Searched(cut, plan, record)
+    return errors
 
 
 def _targets(method: Structured, stage: Stage, model: nn.Module, graph: ChannelGraph) -> list[Target]:
@@ -199,9 +227,7 @@ def _targets(method: Structured, stage: Stage, model: nn.Module, graph: ChannelG
     return targets
 
 
-def _plan(
-    model: nn.Module, targets: list[Target], parts: list[npt.NDArray[np.int8]], record: SearchRecord
-) -> PruningPlan:
+def _plan(model: nn.Module, targets: list[Target], parts: list[npt.NDArray[np.int8]]) -> PruningPlan:
     """What goes physically: channels, and rows and columns of kernels where that leaves a convolution."""
     plan = PruningPlan()
     for target, part in zip(targets, parts, strict=True):

@@ -1,9 +1,10 @@
 """What is kept beside the output between the searches of a run, so that a killed run can go on."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from compressor.pipeline.stages import first_process, load_stage, save_stage
@@ -11,7 +12,8 @@ from compressor.train import resume_path
 
 __all__ = ["SearchRecord", "SearchState", "load_search_state", "retraining_path", "save_search_state", "state_path"]
 
-_VERSION = 1
+_VERSION = 2
+_RECORDS = ("searches", "fallbacks")
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,13 @@ class SearchRecord:
         granularity: `channel`, `kernel` or `strided`.
         names: Channel groups or layers.
         units: How many there were.
-        pruned: How many went.
+        asked: How many were to go.
+        pruned: How many went; fewer where the accuracy fell too far with more.
         evaluations: Masks that were evaluated.
         seconds: Of the search.
-        error_before: Misclassification rate on the held-out images, nothing pruned.
-        error_median: Of the masks of the first step with the final number of pruned units.
-        error: Of the mask that was taken.
+        error_before: Misclassification rate on the held-out images, nothing pruned, in float32.
+        error_median: Of the masks of the first step with the final number of pruned units, as the search evaluates.
+        error: Of the mask that was taken, in float32.
         val_cut: Validation metric with it, before retraining.
         val_top1: After retraining.
         kept: False where the units were given back.
@@ -36,6 +39,7 @@ class SearchRecord:
     granularity: str
     names: tuple[str, ...]
     units: int
+    asked: int
     pruned: int
     evaluations: int
     seconds: float
@@ -58,6 +62,8 @@ class SearchState:
         model: State dict of the network.
         before: State dict before the search whose retraining is under way; None between two searches.
         searches: What was done; the last one lacks its retraining where `before` is there.
+        masks: (levels, units), masks of the last search that prune less, ascending: what it can step back to.
+        fallbacks: Their records.
     """
 
     task: str
@@ -66,6 +72,8 @@ class SearchState:
     model: dict[str, Tensor]
     before: dict[str, Tensor] | None
     searches: tuple[SearchRecord, ...]
+    masks: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int8))
+    fallbacks: tuple[SearchRecord, ...] = ()
 
 
 def state_path(output: Path) -> Path:
@@ -73,15 +81,16 @@ def state_path(output: Path) -> Path:
     return resume_path(output.with_name(f"{output.name}.search"))
 
 
-def retraining_path(output: Path, number: int) -> Path:
-    """Returns the name that the retraining after a search keeps its own state under, epoch by epoch."""
-    return output.with_name(f"{output.name}.search{number}")
+def retraining_path(output: Path, number: int, pruned: int) -> Path:
+    """Returns the name that the retraining after a search keeps its own state under; `pruned` units are gone then."""
+    return output.with_name(f"{output.name}.search{number}_{pruned}")
 
 
 def save_search_state(path: Path, state: SearchState) -> None:
     """Writes the state, whole or not at all; of several processes the first does."""
     if first_process():
-        save_stage(path, {**vars(state), "searches": [asdict(s) for s in state.searches]}, version=_VERSION)
+        records = {name: [asdict(record) for record in getattr(state, name)] for name in _RECORDS}
+        save_stage(path, {**vars(state), **records}, version=_VERSION)
 
 
 def load_search_state(path: Path, task: str) -> SearchState:
@@ -91,5 +100,6 @@ def load_search_state(path: Path, task: str) -> SearchState:
         CheckpointError: There is none, it cannot be read, or it belongs to another run.
     """
     values = load_stage(path, task=task, version=_VERSION)
-    searches = (SearchRecord(**{**search, "names": tuple(search["names"])}) for search in values.pop("searches"))
-    return SearchState(searches=tuple(searches), **values)
+    for name in _RECORDS:
+        values[name] = tuple(SearchRecord(**{**one, "names": tuple(one["names"])}) for one in values[name])
+    return SearchState(**values)

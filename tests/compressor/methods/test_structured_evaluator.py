@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from compressor.data import Task, accuracy
 from compressor.errors import MethodError
 from compressor.graph import ChannelGraph, trace
-from compressor.methods.structured_evaluator import Evaluator, LayerMask
+from compressor.methods.structured_evaluator import Evaluator
+from compressor.methods.structured_fold import prepare
 from compressor.methods.structured_masks import Particles
+from compressor.methods.structured_parts import LayerMask
+from compressor.methods.structured_program import read_program
 from compressor.methods.structured_units import (
     Target,
     channel_target,
@@ -237,3 +240,32 @@ def test_a_layer_that_is_not_there_is_named(model: nn.Module) -> None:
     with pytest.raises(MethodError, match="nowhere"):
         Evaluator(model, data(1, 24), Task(F.cross_entropy, accuracy), searched=[("nowhere.weight", 0)])
     assert LayerMask().inputs is None
+
+
+def test_batch_norms_go_into_the_convolutions_that_they_alone_read(model: nn.Module) -> None:
+    program = read_program(model, torch.zeros(2, 3, 8, 8))
+    constants = dict(program.parameters)
+    ready = prepare(program.nodes, constants, fold=True)
+    assert sum(layer.norm is not None for layer in ready.values()) == 2
+    assert all(layer.norm is None for layer in prepare(program.nodes, constants, fold=False).values())
+    norms = {str(node.args[0]): node.name for node in program.nodes if "batch_norm" in str(node.target)}
+    assert norms == {name: layer.norm for name, layer in ready.items() if layer.norm is not None}
+
+    x = torch.randn(2, 3, 8, 8)
+    first = next(iter(ready.values()))
+    assert isinstance(model, Net)
+    with torch.no_grad():
+        wanted = model.norm(model.first(x))
+        assert torch.allclose(F.conv2d(x, first.weight, first.bias, padding=1), wanted, rtol=0, atol=1e-5)
+
+
+def test_half_precision_moves_few_images_and_no_weights(model: nn.Module, graph: ChannelGraph) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    target = channel_target(graph, graph.group("inner"), 2)
+    masks = layer_masks([target], some_particles(target, 6, 3))
+    batches = data(2, 200)
+    exact = evaluator(model, [target], graph, batches).errors(masks)
+    half = evaluator(model, [target], graph, batches, bf16=True).errors(masks)
+    # 8 bits of mantissa: images whose two best logits are closer than a hundredth of their size may change sides.
+    assert np.abs(exact - half).max() <= 0.05
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -212,6 +212,7 @@ def test_it_comes_after_fbs_and_keeps_predictors_longer(
         **dict.fromkeys((f"{name}.saliency_weight" for name in layers(model)), PREDICTOR_BITS),
     }
     assert len(layers(model)) == 2
+    assert f"3 bits, FBS's predictors {PREDICTOR_BITS} bits," in result.summary()
     assert evaluate(model, digits, "val").top1 == result.val_top1
     before = checkpoint.load(fbs)
     assert not torch.equal(before.state["0.beta"], saved.state["0.beta"])  # it was retrained, in float

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,43 @@ def test_what_costs_too_much_is_given_back(digits: Dataset, trained: nn.Module, 
     assert record["searches"][0]["val_top1"] == evaluate(pruned, digits, "val").top1
     with pytest.raises(CompressorError, match="given back: ask for less"):
         search_all(replace(run, counts={}, limits=Limits(include=("3", "6"))), trained)
+
+
+@pytest.mark.parametrize("layer_epochs", [0, 1])
+def test_what_costs_too_much_goes_back_step_by_step(
+    layer_epochs: int, digits: Dataset, trained: nn.Module, tmp_path: Path
+) -> None:
+    """Spec 3: stop where the metric after retraining lies more than a point too low, and go back one step."""
+    asked: dict[str, Any] = {"kernel_density": 0.07, "steps": 4, "hold": 0, "layer_epochs": layer_epochs}
+    run = wanted(tmp_path / "slim.pt", digits, trained, {}, **asked, max_drop=0.05)
+    lines: list[str] = []
+
+    class Listening(Progress):
+        def line(self, text: str) -> None:
+            lines.append(text)
+
+    run = replace(run, limits=Limits(include=("6",)), progress=Listening())
+    slim, _, record = search_all(run, trained)
+    (search,) = record["searches"]
+    assert search["asked"] == round(0.93 * 256)
+    assert search["pruned"] in {math.ceil(search["asked"] * step / 4) for step in (1, 2, 3)}
+    (layer,) = (layer for layer in count_weights(slim) if layer.name == "6")
+    assert layer.live_kernels == 256 - search["pruned"]
+    before = evaluate(trained, digits, "val").top1
+    assert search["val_top1"] == evaluate(slim, digits, "val").top1 >= before - 0.05
+    assert any(f"stepped back from {search['asked']}" in line for line in lines)
+
+    # Killed after it has stepped back, it goes on to the same bits.
+    class Stopping(Progress):
+        def line(self, text: str) -> None:
+            if text.startswith("search 1/1"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_all(replace(run, progress=Stopping()), trained)
+    again, _, same_record = search_all(run, trained, resume=True)
+    assert same(slim, again)
+    assert {**same_record["searches"][0], "seconds": 0} == {**search, "seconds": 0}
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(digits: Dataset, trained: nn.Module, tmp_path: Path) -> None:
