@@ -52,6 +52,7 @@ class Shipping:
             the network's size.
         int8: A name of `exporters.int8.CALIBRATIONS`: Q/DQ with ranges found that way; None keeps float32.
         calibration_images: How many real images the ranges are found on.
+        sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`.
         command: What the user typed, for the file's metadata; None from Python.
     """
 
@@ -59,6 +60,7 @@ class Shipping:
     image_size: tuple[int, int] | None = None
     int8: str | None = None
     calibration_images: int = 256
+    sparse: str = "auto"
     command: str | None = None
 
 
@@ -154,6 +156,7 @@ def export_network(
         opset=opset,
         metadata=about,
         fixed_point=words,
+        sparse=shipping.sparse,
     )
     with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         # The final name is taken only once the speed is known to do.

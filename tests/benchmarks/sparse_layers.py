@@ -2,10 +2,10 @@
 
     taskset -c 3 python tests/benchmarks/sparse_layers.py
 
-Every source map keeps each second position of its flattened kernel from a random offset on, so about half of the rows of
-the lowered feature map are absent. Prints both times, the speed-up and how many times fewer rows there are (1.00 of the
-quotient is all of the gain). The two sessions take turns run by run, so that a machine shared with others disturbs both
-alike; a time is the 5 % quantile of its runs, the second of each pair.
+Every source map keeps each second position of its flattened kernel from a random offset on, so about half of the rows
+of the lowered feature map are absent. Prints both times, the speed-up and how many times fewer rows there are (1.00 of
+the quotient is all of the gain). The two sessions take turns run by run, so that a machine shared with others disturbs
+both alike; a time is the 5 % quantile of its runs, the second of each pair.
 """
 
 import argparse

@@ -5,7 +5,6 @@ import ctypes
 import native_reference as reference
 import numpy as np
 import pytest
-from native_reference import FLOAT_MAX
 from sparse_reference import make_sparse, sparse_conv, sparse_model
 
 import runtime
