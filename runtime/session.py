@@ -1,4 +1,4 @@
-"""One model, ready to run: on the native kernels where it has FBS layers and the library is built."""
+"""One model, ready to run: on the native kernels where it has layers for them and the library is built."""
 
 import mmap
 import os
@@ -53,7 +53,7 @@ class Session:
             path: An ONNX file.
             threads: Threads of ONNX Runtime's pool; 0 takes one a core.
             isa: Instruction set of the native kernels; None takes the best one here.
-            stock: Run FBS layers on the function bodies the file carries, even where the library is built.
+            stock: Run FBS and sparse layers on the function bodies the file carries, even where the library is built.
             providers: ONNX Runtime's execution providers, the preferred one first.
             profile_prefix: Start of the name of the file that ONNX Runtime writes each node's times to; None writes
                 none. `onnx_session.end_profiling()` finishes it and returns its name.
@@ -98,7 +98,7 @@ class Session:
             )
         elif self._has_native_nodes and not stock:
             self.warnings = (
-                f"{self.path}: the native library is not built, so FBS layers run on their function bodies, "
+                f"{self.path}: the native library is not built, so FBS and sparse layers run on their function bodies, "
                 "which is slower; build it with `pip install .`",
             )
         self.onnx_session = self._load(options, providers)
@@ -129,11 +129,11 @@ class Session:
         if self.isa is not None:
             how = f"native kernels, {self.isa}"
         elif not self._has_native_nodes:
-            how = "stock ONNX Runtime: the model has no FBS layers"
+            how = "stock ONNX Runtime: the model has no FBS or sparse layers"
         elif self._stock:
-            how = "stock ONNX Runtime, FBS layers on their function bodies, as asked for"
+            how = "stock ONNX Runtime, FBS and sparse layers on their function bodies, as asked for"
         else:
-            how = "stock ONNX Runtime, FBS layers on their function bodies: the native library is not built"
+            how = "stock ONNX Runtime, FBS and sparse layers on their function bodies: the native library is not built"
         return f"{self.path}: {how}"
 
     def _load(self, options: onnxruntime.SessionOptions, providers: Sequence[str]) -> onnxruntime.InferenceSession:

@@ -1,4 +1,4 @@
-"""Takes the Relu or Clip behind a convolution of ours into its clamp: clamp(clamp(y, l, u), a, b) = clamp(y, l', u')."""
+"""Takes the Relu or Clip behind our convolutions into their clamp: clamp(clamp(y, l, u), a, b) = clamp(y, l', u')."""
 
 import onnx_graphsurgeon as gs
 

@@ -6,6 +6,7 @@
 3. Zeros in rows that other outputs use (kernel pruning), grouped convolutions, weights that are computed: dense.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -114,8 +115,8 @@ def _pair(node: gs.Node, name: str) -> list[int]:
 
 def _pixels(node: gs.Node) -> int | None:
     shape = node.outputs[0].shape
-    sizes = [None] if shape is None else list(shape[2:])
-    return int(np.prod(sizes)) if all(isinstance(size, int) for size in sizes) else None
+    sizes = [] if shape is None else [size for size in shape[2:] if isinstance(size, int)]
+    return math.prod(sizes) if len(sizes) == 2 else None
 
 
 def _narrow(graph: gs.Graph, node: gs.Node, small: Narrowed) -> None:
