@@ -21,7 +21,14 @@ from onnx import FunctionProto, parser
 
 from exporters import opset
 
-__all__ = ["UNPACK_ADD_ACTIVATIONS", "FBSVariant", "fbs_conv_body", "unpack_add_body", "unpack_body"]
+__all__ = [
+    "UNPACK_ADD_ACTIVATIONS",
+    "FBSVariant",
+    "fbs_conv_body",
+    "function_of",
+    "unpack_add_body",
+    "unpack_body",
+]
 
 _CONV = "Conv<strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations>"
 _MINUS_ONE = "minus_one = Constant<value_ints=[-1]>()"
@@ -80,13 +87,13 @@ def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> Fu
         lines += _loop(variant)
     lines += ["Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
     names = [tensor.name for tensor in opset.FBS_CONV.inputs if variant.post_shift or not tensor.optional]
-    return _function(opset.FBS_CONV, variant.overload, names, lines, onnx_opset)
+    return function_of(opset.FBS_CONV, variant.overload, names, lines, onnx_opset)
 
 
 def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
     """Returns the Unpack function: every dense channel picks its packed plane, or an appended zero plane."""
     names = [tensor.name for tensor in opset.UNPACK.inputs]
-    return _function(opset.UNPACK, "", names, _unpack_to("Y"), onnx_opset)
+    return function_of(opset.UNPACK, "", names, _unpack_to("Y"), onnx_opset)
 
 
 UNPACK_ADD_ACTIVATIONS = {
@@ -101,7 +108,7 @@ def unpack_add_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> Func
     """Returns the UnpackAdd function for one of UNPACK_ADD_ACTIVATIONS, which names its overload."""
     lines = [*_unpack_to("dense"), "sum = Add(Z, dense)", *UNPACK_ADD_ACTIVATIONS[activation]]
     names = [tensor.name for tensor in opset.UNPACK_ADD.inputs]
-    return _function(opset.UNPACK_ADD, activation, names, lines, onnx_opset)
+    return function_of(opset.UNPACK_ADD, activation, names, lines, onnx_opset)
 
 
 def _unpack_to(result: str) -> list[str]:
@@ -264,7 +271,8 @@ def _epilogue(variant: FBSVariant, winners: str, y: str) -> list[str]:
     return lines
 
 
-def _function(op: opset.Op, overload: str, inputs: list[str], lines: list[str], onnx_opset: int) -> FunctionProto:
+def function_of(op: opset.Op, overload: str, inputs: list[str], lines: list[str], onnx_opset: int) -> FunctionProto:
+    """Returns an op's local function, its body written as ONNX text, one statement after the other."""
     header = f'domain: "{opset.DOMAIN}"' + (f', overload: "{overload}"' if overload else "")
     attributes = ", ".join(attribute.name for attribute in op.attributes)
     outputs = ", ".join(tensor.name for tensor in op.outputs)

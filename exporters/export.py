@@ -14,6 +14,7 @@ from exporters.fixed_point import FixedWeight
 from exporters.image_input import ImageInput
 from exporters.int8 import Int8Settings, Steps, quantize_int8, stored_steps
 from exporters.passes.quantize_weights import quantize_weights
+from exporters.sparse_form import LayerForm, check_mode
 from exporters.store import SIZE_LIMIT_BYTES, data_path, is_external, move_model, save_model
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ExportedModel:
         file_bytes: its size, with the weights that lie beside it.
         notes: what the target has to say, one line each.
         command: what builds an engine of it, where the target has such a command.
+        forms: what became of convolutions with zeros in their weights.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class ExportedModel:
     file_bytes: int
     notes: tuple[str, ...] = ()
     command: str | None = None
+    forms: tuple[LayerForm, ...] = ()
 
 
 def export(
@@ -66,6 +69,7 @@ def export(
     image: ImageInput | None = None,
     int8: Int8Settings | None = None,
     fixed_point: Sequence[FixedWeight] = (),
+    sparse: str = "auto",
     external_over_bytes: int = SIZE_LIMIT_BYTES,
 ) -> ExportedModel:
     """Writes `model` to `path` once the file's outputs agree with torch's.
@@ -90,6 +94,8 @@ def export(
             `exporters.prepend`.
         int8: Calibrated Q/DQ; None keeps float32.
         fixed_point: Weights to store as INT4 or INT8; with `int8` they keep their steps.
+        sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`; none with
+            `int8`, and none for a target of standard ops.
         external_over_bytes: A larger model keeps its weights in `<file>.data` beside it; protobuf allows no more
             than the default.
 
@@ -101,6 +107,7 @@ def export(
     # Heavy, and not needed by those who only inspect or run files: a device has no torch.
     from exporters import targets
     from exporters.capture import capture
+    from exporters.passes.lower_sparse_conv import LowerSparseConv
     from exporters.rewrite import check, describe, rewrite
     from exporters.verify import verify
 
@@ -113,13 +120,20 @@ def export(
         raise ExportError(f"{path}: its folder does not exist; make it first")
     kind = targets.get(target)
     version = _checked_opset(opset or kind.default_opset)
+    check_mode(sparse)
+    if sparse == "always" and (int8 is not None or not kind.own_ops):
+        raise ExportError("sparse layers are ops of target onnx in float; leave --sparse always out")
     _check_network(model, example)
 
     sized = example if batch == "dynamic" else example[:1].expand(batch, *example.shape[1:])
     captured = capture(model, sized, dynamic=batch == "dynamic", onnx_opset=version)
-    passes = kind.passes(one_sample=batch == 1 and int8 is None)
+    lower_sparse_conv = LowerSparseConv(sparse if kind.own_ops and int8 is None else "never")
+    passes = kind.passes(one_sample=batch == 1 and int8 is None, lower_sparse_conv=lower_sparse_conv)
     written = rewrite(captured, passes, image=image)
     about = {**(metadata or {}), "target": target, "input": None if image is None else image.to_json()}
+    forms = tuple(lower_sparse_conv.forms)
+    if forms:
+        about["sparse"] = {form.layer: form.to_json() for form in forms}
     steps: Steps = {}
     if fixed_point:
         stored = quantize_weights(written, fixed_point)
@@ -154,8 +168,9 @@ def export(
         max_difference=report.relative_error,
         near_ties=report.near_ties,
         file_bytes=sum(file.stat().st_size for file in files),
-        notes=kind.notes(written, int8=int8 is not None),
+        notes=(*kind.notes(written, int8=int8 is not None), *(form.summary() for form in forms)),
         command=next((entry.value for entry in written.metadata_props if entry.key == "compress.trtexec"), None),
+        forms=forms,
     )
 
 

@@ -6,6 +6,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from exporters import opset
 from exporters.bodies import FBSVariant, fbs_conv_body, unpack_add_body, unpack_body
 from exporters.errors import ExportError
+from exporters.sparse_body import sparse_activation, sparse_conv_body
 
 __all__ = ["attach_functions"]
 
@@ -36,6 +37,9 @@ def attach_functions(model: ModelProto) -> ModelProto:
         elif node.op_type == opset.UNPACK_ADD.name:
             node.overload = _bound(node)
             functions[node.op_type, node.overload] = unpack_add_body(node.overload, version)
+        elif node.op_type == opset.SPARSE_CONV.name:
+            node.overload = _clamp(node)
+            functions[node.op_type, node.overload] = sparse_conv_body(node.overload, version)
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
@@ -70,6 +74,12 @@ def _bound(node: NodeProto) -> str:
     return {-opset.FLOAT_MAX: "none", 0.0: "relu"}.get(lower, "bounded")
 
 
+def _clamp(node: NodeProto) -> str:
+    """The activation that a SparseConv's bounds are."""
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return sparse_activation(values["lower"], values["upper"])
+
+
 def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     for tensor, name in zip(opset.FBS_CONV.inputs, node.input, strict=False):
@@ -77,18 +87,13 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
             raise ExportError(f"node '{node.name}': input {tensor.name} must be an initializer, not '{name}'")
     saliency_weight = constants[node.input[4]]
     channels, outputs = saliency_weight.dims
-    lower, upper = values["lower"], values["upper"]
-    if upper < opset.FLOAT_MAX or lower not in (0.0, -opset.FLOAT_MAX):
-        activation = "clip"
-    else:
-        activation = "relu" if lower == 0.0 else "none"
     return FBSVariant(
         one_sample=one_sample,
         dense_input=_is_identity(constants.get(node.input[1]), channels),
         all_win=values["winners"] == outputs,
         normalize=bool(values["normalize"]),
         post_shift=len(node.input) > len(opset.FBS_CONV.inputs) - 1 and bool(node.input[-1]),
-        activation=activation,
+        activation=sparse_activation(values["lower"], values["upper"]),
         nonnegative=values["saliency_slope"] == 0.0,
     )
 

@@ -5,6 +5,7 @@ Multiply-accumulates (MACs) for one sample:
     Conv           K * C/groups * kh * kw * H' * W'
     Gemm, MatMul   rows * inner * columns
     FBSConv        k * Cx * kh * kw * H' * W'  +  Cx * k  +  K * H' * W'
+    SparseConv     K * R * H' * W'
 
 The FBS terms are the convolution over live inputs and winners, the predictor, and the scaling, as the
 published counter has them (specs of Feature Boosting and Suppression: M-CifarNet at density 0.5 is 44.24 M).
@@ -42,9 +43,9 @@ class NodeReport:
         weight_bytes: What these constants take in the file.
         channels_in: That it reads.
         channels_out: That it computes.
-        density: k/K of an FBS layer.
-        method: `fbs`, and `int8` or `int4` for weights that are stored as integers, joined by +; None for plain
-            nodes.
+        density: k/K of an FBS layer, R/(C * kh * kw) of a SparseConv: the part of its rows that exists.
+        method: `fbs`, `sparse`, and `int8` or `int4` for weights that are stored as integers, joined by +; None for
+            plain nodes.
     """
 
     name: str
@@ -178,12 +179,17 @@ def _report(
     domain = f"{node.domain}." if node.domain else ""
     inputs = [shapes.get(name, ()) for name in node.input]
     output = shapes.get(node.output[0], ())
-    count = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, opset.FBS_CONV.name: _fbs_conv}.get(node.op_type)
+    counters = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, opset.FBS_CONV.name: _fbs_conv}
+    count = (counters | {opset.SPARSE_CONV.name: _sparse_conv}).get(node.op_type)
     macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
     methods = ["fbs"] if density is not None or node.op_type == opset.FBS_CONV.name else []
     methods += sorted({_STORED[tensor.data_type] for tensor in through if tensor.data_type in _STORED})
     if node.op_type == opset.FBS_CONV.name and inputs[2]:
         density = attributes["winners"] / (inputs[2][0] or 1)
+    if node.op_type == opset.SPARSE_CONV.name:
+        methods.insert(0, "sparse")
+        if len(inputs[1]) > 1:
+            density = (inputs[1][1] or 0) / math.prod((attributes["in_channels"], *attributes["kernel_shape"]))
     return NodeReport(
         name=node.name,
         op=domain + node.op_type,
@@ -254,6 +260,15 @@ def _fbs_conv(
     terms = (_product(winners, live, *taps, plane), _product(live, winners), _product(outputs, plane))
     macs = None if None in terms else sum(term for term in terms if term is not None)
     return macs, live, winners
+
+
+def _sparse_conv(
+    inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], attributes: Mapping[str, object]
+) -> Counted:
+    outputs, rows = inputs[1] if len(inputs[1]) > 1 else (None, None)
+    channels = attributes["in_channels"]
+    assert isinstance(channels, int)
+    return _product(outputs, rows, *(output[2:] or (None,))), channels, outputs
 
 
 def _product(*sizes: int | None) -> int | None:

@@ -22,6 +22,7 @@ KEYS = {
     "input": "preprocessing inside the file: it takes uint8 images, see exporters.image_input.ImageInput",
     "int8": "how Q/DQ ranges were calibrated, and on how many inputs",
     "fixed_point": "bits of each weight stored as whole numbers, and Qm.n where its steps are powers of two",
+    "sparse": "what became of each pruned convolution, see exporters.sparse_form.LayerForm",
     "trtexec": "the command that builds a TensorRT engine",
     "architecture": "name and arguments of the network that the plan was made for",
     "plan": "channels kept, cut by cut: what `compress prune --plan` takes",

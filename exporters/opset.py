@@ -20,6 +20,7 @@ __all__ = [
     "NO_CLAMP",
     "ONNX_OPSET",
     "OPS",
+    "SPARSE_CONV",
     "TORCH_DOMAIN",
     "TORCH_FBS_CONV",
     "UNPACK",
@@ -161,4 +162,32 @@ UNPACK_ADD = Op(
     ),
 )
 
-OPS = {op.name: op for op in (FBS_CONV, UNPACK, UNPACK_ADD)}
+SPARSE_CONV = Op(
+    name="SparseConv",
+    summary=(
+        "Convolution whose lowered feature map (im2col) lacks rows. Row i of C*kh*kw is input channel i // (kh*kw) as "
+        "tap i % (kh*kw) sees it, row by row of the kernel; the R that P marks exist, and column r of W holds every "
+        "output's weight of the r-th of them: Y = clamp(conv(X, W put in place, 0 elsewhere) + B, lower, upper)."
+    ),
+    inputs=(
+        Tensor("X", "float", ("N", "C", "H", "W"), "dense planes"),
+        Tensor("W", "float", ("K", "R"), "weights of the rows that exist", constant=True),
+        Tensor(
+            "P",
+            "uint8",
+            ("ceil(C*kh*kw/8)",),
+            "one bit a row, lowest bit first: 1 where it exists",
+            constant=True,
+        ),
+        Tensor("B", "float", ("K",), "bias", constant=True),
+    ),
+    outputs=(Tensor("Y", "float", ("N", "K", "H'", "W'"), "dense planes"),),
+    attributes=(
+        Attribute("kernel_shape", "ints", "kh, kw"),
+        Attribute("in_channels", "int", "C"),
+        *(attribute for attribute in FBS_CONV.attributes if attribute.name in ("strides", "pads", "dilations")),
+        *(attribute for attribute in FBS_CONV.attributes if attribute.name in ("lower", "upper")),
+    ),
+)
+
+OPS = {op.name: op for op in (FBS_CONV, SPARSE_CONV, UNPACK, UNPACK_ADD)}

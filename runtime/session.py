@@ -1,4 +1,4 @@
-"""One model, ready to run: on the native kernels where it has FBS layers and the library is built."""
+"""One model, ready to run: on the native kernels where it has layers for them and the library is built."""
 
 import mmap
 import os
@@ -17,7 +17,7 @@ __all__ = ["Session"]
 
 # A node's op_type is field 4 of NodeProto, so 0x22, then the length, then the name. A function of that name is stored
 # under another field, so this finds uses only. Reading the file's graph would need the onnx package.
-_NATIVE_NODES = (b"\x22\x07FBSConv", b"\x22\x06Unpack")
+_NATIVE_NODES = (b"\x22\x07FBSConv", b"\x22\x06Unpack", b"\x22\x0aSparseConv")
 _QUANTIZE, _DEQUANTIZE = b"\x22\x0eQuantizeLinear", b"\x22\x10DequantizeLinear"
 _ERROR_LEVEL = 3  # ONNX Runtime's log levels: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
 
@@ -53,7 +53,7 @@ class Session:
             path: An ONNX file.
             threads: Threads of ONNX Runtime's pool; 0 takes one a core.
             isa: Instruction set of the native kernels; None takes the best one here.
-            stock: Run FBS layers on the function bodies the file carries, even where the library is built.
+            stock: Run FBS and sparse layers on the function bodies the file carries, even where the library is built.
             providers: ONNX Runtime's execution providers, the preferred one first.
             profile_prefix: Start of the name of the file that ONNX Runtime writes each node's times to; None writes
                 none. `onnx_session.end_profiling()` finishes it and returns its name.
@@ -98,7 +98,7 @@ class Session:
             )
         elif self._has_native_nodes and not stock:
             self.warnings = (
-                f"{self.path}: the native library is not built, so FBS layers run on their function bodies, "
+                f"{self.path}: the native library is not built, so FBS and sparse layers run on their function bodies, "
                 "which is slower; build it with `pip install .`",
             )
         self.onnx_session = self._load(options, providers)
@@ -129,11 +129,11 @@ class Session:
         if self.isa is not None:
             how = f"native kernels, {self.isa}"
         elif not self._has_native_nodes:
-            how = "stock ONNX Runtime: the model has no FBS layers"
+            how = "stock ONNX Runtime: the model has no FBS or sparse layers"
         elif self._stock:
-            how = "stock ONNX Runtime, FBS layers on their function bodies, as asked for"
+            how = "stock ONNX Runtime, FBS and sparse layers on their function bodies, as asked for"
         else:
-            how = "stock ONNX Runtime, FBS layers on their function bodies: the native library is not built"
+            how = "stock ONNX Runtime, FBS and sparse layers on their function bodies: the native library is not built"
         return f"{self.path}: {how}"
 
     def _load(self, options: onnxruntime.SessionOptions, providers: Sequence[str]) -> onnxruntime.InferenceSession:

@@ -45,6 +45,10 @@ def export(
         str, typer.Option(help="How --int8 finds ranges: min-max, percentile or entropy.")
     ] = "percentile",
     calibration_images: Annotated[int, typer.Option(min=1, help="How many images --int8 finds them on.")] = 256,
+    sparse: Annotated[
+        str,
+        typer.Option(help="Pruned layers that skip absent rows: auto (where faster by rule), always or never."),
+    ] = "auto",
     untrained: Annotated[
         bool,
         typer.Option("--untrained", help="MODEL is an architecture; random weights, for latency studies."),
@@ -74,6 +78,7 @@ def export(
             image_size=None if image_size is None else parse_size(image_size),
             int8=calibration if int8 else None,
             calibration_images=calibration_images,
+            sparse=sparse,
             command=command_line(),
         ),
         progress=progress_on(),

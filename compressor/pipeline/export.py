@@ -8,7 +8,7 @@ from typing import Literal
 
 import exporters
 from compressor import methods
-from compressor.checkpoint import CompressedCheckpoint
+from compressor.checkpoint import CompressedCheckpoint, base_network
 from compressor.costs.macs import count_macs
 from compressor.errors import CompressorError, MethodError
 from compressor.methods.fbs import FBS, set_density
@@ -52,6 +52,7 @@ class Shipping:
             the network's size.
         int8: A name of `exporters.int8.CALIBRATIONS`: Q/DQ with ranges found that way; None keeps float32.
         calibration_images: How many real images the ranges are found on.
+        sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`.
         command: What the user typed, for the file's metadata; None from Python.
     """
 
@@ -59,6 +60,7 @@ class Shipping:
     image_size: tuple[int, int] | None = None
     int8: str | None = None
     calibration_images: int = 256
+    sparse: str = "auto"
     command: str | None = None
 
 
@@ -154,6 +156,7 @@ def export_network(
         opset=opset,
         metadata=about,
         fixed_point=words,
+        sparse=shipping.sparse,
     )
     with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         # The final name is taken only once the speed is known to do.
@@ -167,7 +170,7 @@ def export_network(
             if measure:
                 notes = (*notes, measure_int8_speed(float_file, file.path, batch=1 if batch == "dynamic" else batch))
         if (measure or require_speedup is not None) and batch in (1, "dynamic"):
-            notes = (*notes, *_compare_speed(source, file.path, require_speedup))
+            notes = (*notes, *_compare_speed(source, file, require_speedup))
         if ranges is not None and image is not None:
             prepend_to_file(file.path, file.path, image)
             file = replace(file, file_bytes=file.path.stat().st_size)
@@ -194,7 +197,7 @@ def _image_input(source: Source, shipping: Shipping) -> ImageInput | None:
     return ImageInput(about.mean, about.std, about.size, source=shipping.image_size, resized=resized)
 
 
-def _compare_speed(source: Source, file: Path, least: float | None) -> tuple[str, ...]:
+def _compare_speed(source: Source, file: exporters.ExportedModel, least: float | None) -> tuple[str, ...]:
     """What the file gains over the dense network of the same architecture; nothing for a dense network.
 
     Raises:
@@ -202,13 +205,15 @@ def _compare_speed(source: Source, file: Path, least: float | None) -> tuple[str
         CompressorError: A gain is asked of a dense network.
     """
     dense = dense_counterpart(source)
+    if dense is None and file.forms and source.saved is not None:  # no channel is gone, but weights are
+        dense = base_network(source.saved).eval()
     if dense is None:
         if least is not None:
             raise CompressorError(
                 f"{source.name} is dense, there is no speed-up to require: leave --require-speedup out, or prune first"
             )
         return ()
-    speedup = measure_speedup(dense, file, source.example())
+    speedup = measure_speedup(dense, file.path, source.example())
     if least is not None:
         example = source.example()
         cost, dense_macs = count_macs(source.model, example), count_macs(dense, example).macs

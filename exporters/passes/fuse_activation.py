@@ -1,4 +1,4 @@
-"""Takes the Relu or Clip behind an FBSConv into its clamp: clamp(clamp(y, l, u), a, b) = clamp(y, l', u')."""
+"""Takes the Relu or Clip behind our convolutions into their clamp: clamp(clamp(y, l, u), a, b) = clamp(y, l', u')."""
 
 import onnx_graphsurgeon as gs
 
@@ -17,7 +17,7 @@ def fuse_activation(graph: gs.Graph) -> int:
     """
     fused = 0
     for node in list(graph.nodes):
-        if node.domain != opset.DOMAIN or node.op != opset.FBS_CONV.name:
+        if node.domain != opset.DOMAIN or node.op not in (opset.FBS_CONV.name, opset.SPARSE_CONV.name):
             continue
         while (following := only_consumer(graph, node.outputs[0])) is not None:
             bounds = _bounds(following)

@@ -13,6 +13,7 @@ _ROLES = {
     "ConvTranspose": ("", "weight", "bias"),
     "Gemm": ("", "weight", "bias"),
     "MatMul": ("", "weight"),
+    opset.SPARSE_CONV.name: ("", "weight", "places", "bias"),
     "BatchNormalization": ("", "scale", "bias", "mean", "var"),
     opset.FBS_CONV.name: (
         "",

@@ -11,6 +11,7 @@ from exporters.passes.fold_constants import fold_constants
 from exporters.passes.fuse_activation import fuse_activation
 from exporters.passes.fuse_residual import fuse_residual
 from exporters.passes.lower_fbs_conv import lower_fbs_conv
+from exporters.passes.lower_sparse_conv import LowerSparseConv
 from exporters.passes.name_tensors import name_tensors
 from exporters.passes.push_transpose_down import push_transpose_down
 from exporters.passes.push_unpack_down import push_unpack_down
@@ -27,21 +28,25 @@ class Onnx:
     Attributes:
         default_opset: Of the standard ops.
         symmetric: Integer activations have the zero point 0.
+        own_ops: Its files may hold ops of domain `compress`.
     """
 
     default_opset: ClassVar[int] = opset.ONNX_OPSET
     symmetric: ClassVar[bool] = False
+    own_ops: ClassVar[bool] = True
 
     @classmethod
-    def passes(cls, *, one_sample: bool) -> tuple[Pass, ...]:
+    def passes(cls, *, one_sample: bool, lower_sparse_conv: LowerSparseConv | None = None) -> tuple[Pass, ...]:
         """The rewrites in order.
 
         Args:
             one_sample: The file runs one sample at a time and its kernels may be computed.
+            lower_sparse_conv: The pass for pruned convolutions, which keeps what it decided; None takes a new one.
         """
         return (
             fold_constants,
             fold_batch_norm,
+            lower_sparse_conv or LowerSparseConv(),
             lower_fbs_conv,
             push_transpose_down,
             push_unpack_down,

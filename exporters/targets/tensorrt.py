@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from exporters.passes.fold_batch_norm import fold_batch_norm
 from exporters.passes.fold_constants import fold_constants
+from exporters.passes.lower_sparse_conv import LowerSparseConv
 from exporters.passes.name_tensors import name_tensors
 from exporters.passes.spell_out_fbs import gather_fbs, mask_fbs
 from exporters.targets.onnx import Onnx, Pass
@@ -31,12 +32,14 @@ class Tensorrt(Onnx):
     """See the module; integer activations are symmetric."""
 
     symmetric: ClassVar[bool] = True
+    own_ops: ClassVar[bool] = False
 
     @classmethod
-    def passes(cls, *, one_sample: bool) -> tuple[Pass, ...]:
-        """As the base; FBS layers gathered for one sample, masked otherwise."""
+    def passes(cls, *, one_sample: bool, lower_sparse_conv: LowerSparseConv | None = None) -> tuple[Pass, ...]:
+        """As the base; FBS layers gathered for one sample, masked otherwise; pruned kernels at most narrowed."""
         spell_out = gather_fbs if one_sample else mask_fbs
-        return (fold_constants, fold_batch_norm, spell_out, fold_constants, name_tensors)
+        narrow = lower_sparse_conv or LowerSparseConv("never")
+        return (fold_constants, fold_batch_norm, narrow, spell_out, fold_constants, name_tensors)
 
     @classmethod
     def problems(cls, model: ModelProto) -> list[str]:

@@ -81,16 +81,6 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
   });
 }
 
-// What a convolution makes of one size. A named size gets a name that says how it came about: equal names
-// mean equal sizes to ONNX Runtime.
-InferredSize inferred_outputs(const Axis& axis, const InferredSize& size) {
-  if (size.value > 0) return {axis.outputs(size.value), ""};
-  if (size.name.empty()) return {};
-  return {-1, "conv(" + size.name + "," + std::to_string(axis.kernel) + "," + std::to_string(axis.stride) +
-                  "," + std::to_string(axis.dilation) + "," + std::to_string(axis.pad_begin + axis.pad_end) +
-                  ")"};
-}
-
 // Sizes of Y and J as far as X's shape and the constants' shapes tell them. Wrong shapes are left to the
 // kernel, which explains them.
 OrtStatus* infer_fbs_conv(const ort::CustomOp*, OrtShapeInferContext* context, const Api& api) {

@@ -8,31 +8,9 @@ namespace compress {
 
 namespace {
 
-// Far above any real layer, and low enough that no product of sizes below can overflow.
-constexpr int64_t kMaxGeometry = 4096;  // kernel, stride, dilation, pad
-constexpr int64_t kMaxChannels = int64_t{1} << 20;
 constexpr int64_t kMaxValues = std::numeric_limits<int32_t>::max();  // of one sample or one layer's weights
 
 std::string integer(int64_t value) { return std::to_string(value); }
-
-// True when the product of non-negative factors stays within kMaxValues.
-bool small_product(std::initializer_list<int64_t> factors) {
-  int64_t product = 1;
-  for (const int64_t factor : factors) {
-    if (factor == 0) return true;
-    if (product > kMaxValues / factor) return false;
-    product *= factor;
-  }
-  return true;
-}
-
-std::string check_list(const char* name, const std::vector<int64_t>& values, size_t count, int64_t least) {
-  bool good = values.size() == count;
-  for (const int64_t value : values) good = good && value >= least && value <= kMaxGeometry;
-  if (good) return "";
-  return std::string(name) + " is " + text(values) + "; it needs " + integer(static_cast<int64_t>(count)) +
-         " values from " + integer(least) + " to " + integer(kMaxGeometry);
-}
 
 std::string check_shape(const char* name, const Tensor<float>& tensor, const Dims& expected,
                         const LayerSpec& spec) {
@@ -65,6 +43,24 @@ std::string check_index(const Tensor<int64_t>& index, int64_t samples, int64_t p
 }
 
 }  // namespace
+
+bool small_product(std::initializer_list<int64_t> factors) {
+  int64_t product = 1;
+  for (const int64_t factor : factors) {
+    if (factor == 0) return true;
+    if (product > kMaxValues / factor) return false;
+    product *= factor;
+  }
+  return true;
+}
+
+std::string check_list(const char* name, const std::vector<int64_t>& values, size_t count, int64_t least) {
+  bool good = values.size() == count;
+  for (const int64_t value : values) good = good && value >= least && value <= kMaxGeometry;
+  if (good) return "";
+  return std::string(name) + " is " + text(values) + "; it needs " + integer(static_cast<int64_t>(count)) +
+         " values from " + integer(least) + " to " + integer(kMaxGeometry);
+}
 
 std::string text(std::span<const int64_t> dims) {
   std::string result = "[";

@@ -4,6 +4,7 @@
 #define COMPRESS_LAYER_H_
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
@@ -42,6 +43,15 @@ struct LayerSpec {
   Axis y() const { return {weight.dims[2], strides[0], dilations[0], pads[0], pads[2]}; }
   Axis x() const { return {weight.dims[3], strides[1], dilations[1], pads[1], pads[3]}; }
 };
+
+// Far above any real layer, and low enough that no product of sizes below can overflow.
+inline constexpr int64_t kMaxGeometry = 4096;  // kernel, stride, dilation, pad
+inline constexpr int64_t kMaxChannels = int64_t{1} << 20;
+
+// True when the product of non-negative factors stays within an int32.
+bool small_product(std::initializer_list<int64_t> factors);
+// Empty where an attribute has `count` values from `least` to kMaxGeometry.
+std::string check_list(const char* name, const std::vector<int64_t>& values, size_t count, int64_t least);
 
 // "[2, 3]"
 std::string text(std::span<const int64_t> dims);

@@ -3,12 +3,12 @@
 #ifndef COMPRESS_ORT_ACCESS_H_
 #define COMPRESS_ORT_ACCESS_H_
 
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -66,16 +66,26 @@ struct ReleaseInfo {
 using TensorInfo = std::unique_ptr<OrtTensorTypeAndShapeInfo, ReleaseInfo>;
 
 template <typename T>
+inline constexpr ort::ElementType kElementType = ort::kFloat;
+template <>
+inline constexpr ort::ElementType kElementType<uint8_t> = ort::kUint8;
+template <>
+inline constexpr ort::ElementType kElementType<int64_t> = ort::kInt64;
+
+inline const char* text(ort::ElementType type) {
+  return type == ort::kFloat ? "float" : type == ort::kUint8 ? "uint8" : "int64";
+}
+
+template <typename T>
 Tensor<T> read_tensor(const Api& api, const char* name, const OrtValue* value) {
-  constexpr int kExpected = std::is_same_v<T, float> ? ort::kFloat : ort::kInt64;
   OrtTensorTypeAndShapeInfo* raw = nullptr;
   check(api.tensor_info(value, &raw));
   const TensorInfo info(raw, {api});
   int type = 0;
   check(api.element_type(info.get(), &type));
-  if (type != kExpected) {
+  if (type != kElementType<T>) {
     require(std::string(name) + " has element type " + std::to_string(type) + "; it must be " +
-            (kExpected == ort::kFloat ? "float" : "int64"));
+            text(kElementType<T>));
   }
   void* data = nullptr;
   check(api.tensor_data(const_cast<OrtValue*>(value), &data));
@@ -111,18 +121,20 @@ inline constexpr char kNotConstant[] =
     " is not a constant; store it as an initializer that no graph input overrides";
 
 // Nothing where the input is missing or not a constant.
-inline std::optional<Tensor<float>> constant_if_any(const Api& api, const OrtKernelInfo* info, size_t index,
-                                                    const char* name) {
+template <typename T = float>
+std::optional<Tensor<T>> constant_if_any(const Api& api, const OrtKernelInfo* info, size_t index,
+                                         const char* name) {
   int is_constant = 0;
   const OrtValue* value = nullptr;
   OrtStatus* status = api.constant_input(info, index, &is_constant, &value);
   if (status != nullptr) api.release_status(status);
   if (status != nullptr || is_constant == 0 || value == nullptr) return std::nullopt;
-  return read_tensor<float>(api, name, value);
+  return read_tensor<T>(api, name, value);
 }
 
-inline Tensor<float> constant(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
-  std::optional<Tensor<float>> tensor = constant_if_any(api, info, index, name);
+template <typename T = float>
+Tensor<T> constant(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
+  std::optional<Tensor<T>> tensor = constant_if_any<T>(api, info, index, name);
   if (!tensor) require(std::string("input ") + name + kNotConstant);
   return *std::move(tensor);
 }

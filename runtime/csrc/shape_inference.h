@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "geometry.h"
 #include "ort_access.h"
 
 namespace compress {
@@ -68,6 +69,16 @@ bool inferred_attribute(const Api& api, const OrtShapeInferContext* context, con
   }
   if (status != nullptr) api.release_status(status);
   return false;
+}
+
+// What a convolution makes of one size. A named size gets a name that says how it came about: equal names
+// mean equal sizes to ONNX Runtime.
+inline InferredSize inferred_outputs(const Axis& axis, const InferredSize& size) {
+  if (size.value > 0) return {axis.outputs(size.value), ""};
+  if (size.name.empty()) return {};
+  return {-1, "conv(" + size.name + "," + std::to_string(axis.kernel) + "," + std::to_string(axis.stride) +
+                  "," + std::to_string(axis.dilation) + "," + std::to_string(axis.pad_begin + axis.pad_end) +
+                  ")"};
 }
 
 }  // namespace compress

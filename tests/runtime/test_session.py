@@ -85,7 +85,9 @@ def test_takes_the_instruction_set_it_is_told(native_only, feeds, isa):
 def test_stock_runs_the_function_bodies_and_says_so(complete, feeds):
     session = runtime.Session(complete, stock=True)
     assert session.isa is None
-    assert session.describe().endswith("stock ONNX Runtime, FBS layers on their function bodies, as asked for")
+    assert session.describe().endswith(
+        "stock ONNX Runtime, FBS and sparse layers on their function bodies, as asked for"
+    )
     assert session.warnings == ()
     session.run(feeds)
 
@@ -93,7 +95,7 @@ def test_stock_runs_the_function_bodies_and_says_so(complete, feeds):
 def test_a_model_without_fbs_layers_runs_on_stock(plain):
     session = runtime.Session(plain)
     assert session.isa is None
-    assert session.describe().endswith("stock ONNX Runtime: the model has no FBS layers")
+    assert session.describe().endswith("stock ONNX Runtime: the model has no FBS or sparse layers")
     np.testing.assert_array_equal(session.run([np.array([-1, 2], np.float32)])[0], [0, 2])
 
 

@@ -7,6 +7,7 @@
 
 #include "kernels/conv.h"
 #include "kernels/saliency.h"
+#include "kernels/sparse.h"
 #include "kernels/squeeze.h"
 #include "kernels/table.h"
 #include "kernels/unpack.h"
@@ -32,6 +33,9 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .saliency = saliency,
     .count_reaching = count_reaching,
     .unpack = unpack,
+    .copy_plane = copy_plane,
+    .gather = gather<>,
+    .multiply = multiply,
 };
 
 }  // namespace compress

@@ -102,6 +102,56 @@ struct PackTask {
   float* out;
 };
 
+// One plane of a band's input: to[i][j] = from[i * from_step + j * stride] for j in [begin, end), 0 for the
+// other columns up to `width`, for every row i.
+//   0 <= begin <= end <= width; `to` has rows of `width` floats without gaps and is writable one vector past
+//   the last. Nothing but the values named is read. from may lie outside of its array where begin == end.
+struct CopyTask {
+  const float* from;
+  int64_t from_step;
+  int64_t stride;
+  float* to;
+  int32_t rows, width, begin, end;
+};
+
+// Output pixels of one tile that lie side by side, in the output as in each row's input: a vector at most.
+struct Piece {
+  int32_t source;  // floats behind where a row's first output pixel reads
+  int32_t target;  // first pixel in the tile
+};
+
+// out[r][p] = planes[rows[r] + source of pixel p] for every row and pixel of a tile: the rows of a lowered
+// feature map (im2col) that exist, and no others.
+//   Pieces are ascending and cover the pixels from 0 on without gaps. Whole vectors are copied: `planes` must
+//   be readable and `out` writable one vector past the last; lanes behind the pixels hold anything.
+struct GatherTask {
+  const float* planes;
+  const int32_t* rows;
+  int32_t num_rows;
+  const Piece* pieces;
+  int32_t num_pieces;
+  int32_t width;  // floats of a row of `out`: one or two vectors
+  float* out;
+};
+
+// y[o * y_stride + p] = clamp(sum over rows r of w[r][o] * x[r][p] + start, lower, upper) for all outputs o
+// and pixels p of a tile, where start is bias[o], or with `adds` what y holds; NaN passes through.
+//   x [num_rows][num_vectors * lanes], w [num_rows][num_outputs]; 1 to 2 vectors, 1 to max_tile outputs, 1 to
+//   num_vectors * lanes pixels; everything aligned as floats.
+struct MultiplyTask {
+  const float* x;
+  const float* w;
+  int32_t num_rows;
+  int32_t num_vectors;
+  int32_t num_outputs;
+  int32_t pixels;
+  bool adds;
+  const float* bias;
+  float lower, upper;
+  float* y;
+  int64_t y_stride;
+};
+
 struct KernelTable {
   const char* name;
   int32_t lanes;     // floats per vector
@@ -139,6 +189,12 @@ struct KernelTable {
   // through.
   void (*unpack)(const float* x, int64_t pixels, int32_t k, int32_t channels, const int32_t* starts,
                  const int32_t* counts, const int32_t* spread, const float* z, float lower, float* y);
+
+  void (*copy_plane)(const CopyTask& task);
+
+  void (*gather)(const GatherTask& task);
+
+  void (*multiply)(const MultiplyTask& task);
 };
 
 }  // namespace compress
