@@ -18,7 +18,9 @@ def export(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help=f"To fit the predictors of a dense checkpoint, and for --int8. {DATA_HELP}"),
+        typer.Option(
+            help=f"To fit predictors of a dense checkpoint, find channels that never win, and for --int8. {DATA_HELP}"
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -45,6 +47,9 @@ def export(
         str, typer.Option(help="How --int8 finds ranges: min-max, percentile or entropy.")
     ] = "percentile",
     calibration_images: Annotated[int, typer.Option(min=1, help="How many images --int8 finds them on.")] = 256,
+    keep_never: Annotated[
+        bool, typer.Option("--keep-never", help="With --data: leave FBS channels that never win in the file.")
+    ] = False,
     untrained: Annotated[
         bool,
         typer.Option("--untrained", help="MODEL is an architecture; random weights, for latency studies."),
@@ -74,6 +79,7 @@ def export(
             image_size=None if image_size is None else parse_size(image_size),
             int8=calibration if int8 else None,
             calibration_images=calibration_images,
+            keep_never=keep_never,
             command=command_line(),
         ),
         progress=progress_on(),
