@@ -117,7 +117,7 @@ def export(
 
     sized = example if batch == "dynamic" else example[:1].expand(batch, *example.shape[1:])
     captured = capture(model, sized, dynamic=batch == "dynamic", onnx_opset=version)
-    passes = kind.passes(one_sample=batch == 1 and int8 is None)
+    passes = kind.passes(one_sample=batch == 1 and int8 is None, whole_weights=int8 is not None or bool(fixed_point))
     written = rewrite(captured, passes, image=image)
     about = {**(metadata or {}), "target": target, "input": None if image is None else image.to_json()}
     steps: Steps = {}

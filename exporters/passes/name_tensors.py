@@ -14,6 +14,7 @@ _ROLES = {
     "Gemm": ("", "weight", "bias"),
     "MatMul": ("", "weight"),
     "BatchNormalization": ("", "scale", "bias", "mean", "var"),
+    opset.LINEAR.name: ("", "", "weight", "bias"),
     opset.FBS_CONV.name: (
         "",
         "channels",

@@ -9,6 +9,7 @@ from exporters import opset
 from exporters.passes.fold_batch_norm import fold_batch_norm
 from exporters.passes.fold_constants import fold_constants
 from exporters.passes.fuse_activation import fuse_activation
+from exporters.passes.fuse_linear import fuse_linear
 from exporters.passes.fuse_residual import fuse_residual
 from exporters.passes.lower_fbs_conv import lower_fbs_conv
 from exporters.passes.name_tensors import name_tensors
@@ -33,11 +34,12 @@ class Onnx:
     symmetric: ClassVar[bool] = False
 
     @classmethod
-    def passes(cls, *, one_sample: bool) -> tuple[Pass, ...]:
+    def passes(cls, *, one_sample: bool, whole_weights: bool = False) -> tuple[Pass, ...]:
         """The rewrites in order.
 
         Args:
             one_sample: The file runs one sample at a time and its kernels may be computed.
+            whole_weights: Weights of linear layers become integers, which only standard ops read.
         """
         return (
             fold_constants,
@@ -47,6 +49,7 @@ class Onnx:
             push_unpack_down,
             fuse_activation,
             fuse_residual,
+            *(() if whole_weights else (fuse_linear,)),
             fold_constants,
             name_tensors,
         )

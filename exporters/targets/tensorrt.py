@@ -33,7 +33,7 @@ class Tensorrt(Onnx):
     symmetric: ClassVar[bool] = True
 
     @classmethod
-    def passes(cls, *, one_sample: bool) -> tuple[Pass, ...]:
+    def passes(cls, *, one_sample: bool, whole_weights: bool = False) -> tuple[Pass, ...]:
         """As the base; FBS layers gathered for one sample, masked otherwise."""
         spell_out = gather_fbs if one_sample else mask_fbs
         return (fold_constants, fold_batch_norm, spell_out, fold_constants, name_tensors)
