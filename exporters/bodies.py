@@ -26,6 +26,7 @@ __all__ = [
     "FBSVariant",
     "fbs_conv_body",
     "function_of",
+    "linear_body",
     "unpack_add_body",
     "unpack_body",
 ]
@@ -101,7 +102,7 @@ UNPACK_ADD_ACTIVATIONS = {
     "relu": ["Y = Relu(sum)"],
     "bounded": ["low = Constant<value_float: float = @lower>()", "Y = Max(sum, low)"],
 }
-"""How UnpackAdd bounds its sum: by its attribute `lower`, -FLOAT_MAX, 0 or anything else."""
+"""How UnpackAdd and Linear bound their sum: by the attribute `lower`, -FLOAT_MAX, 0 or anything else."""
 
 
 def unpack_add_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -111,32 +112,42 @@ def unpack_add_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> Func
     return function_of(opset.UNPACK_ADD, activation, names, lines, onnx_opset)
 
 
+def linear_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the Linear function for one of UNPACK_ADD_ACTIVATIONS, which names its overload."""
+    lines = [*_SPREAD, "flat = Flatten<axis=1>(spread)", "sum = Gemm(flat, W, B)", *UNPACK_ADD_ACTIVATIONS[activation]]
+    names = [tensor.name for tensor in opset.LINEAR.inputs]
+    return function_of(opset.LINEAR, activation, names, lines, onnx_opset)
+
+
 def _unpack_to(result: str) -> list[str]:
     """X unpacked by I into the tensor `result`."""
-    return [
-        _MINUS_ONE,
-        _TO_NCHW,
-        _SAMPLES,
-        _ALL_ROWS_OF_I,
-        # places[n, c]: where dense channel c lies among the packed ones; if absent, their number (the zero plane).
-        """
-        channel_count = Constant<value_int: int = @channels>()
-        channels = Reshape(channel_count, minus_one)
-        dense_shape = Concat<axis=0>(samples, channels)
-        absent = Expand(live, dense_shape)
-        start = Constant<value_int=0>()
-        step = Constant<value_int=1>()
-        stop = Squeeze(live)
-        order = Range(start, stop, step)
-        orders = Expand(order, packed_shape)
-        places = ScatterElements<axis=1>(absent, rows, orders)
-        one_zero_plane = Constant<value_ints=[0, 0, 0, 0, 0, 1, 0, 0]>()
-        padded = Pad(planes, one_zero_plane)
-        place_of = Unsqueeze(places, minus_one)
-        spread = GatherND<batch_dims=1>(padded, place_of)
-        """,
-        f"{result} = Transpose<perm=[0, 2, 3, 1]>(spread)",
-    ]
+    return [*_SPREAD, f"{result} = Transpose<perm=[0, 2, 3, 1]>(spread)"]
+
+
+_SPREAD = (
+    _MINUS_ONE,
+    _TO_NCHW,
+    _SAMPLES,
+    _ALL_ROWS_OF_I,
+    # places[n, c]: where dense channel c lies among the packed ones; if absent, their number (the zero plane).
+    """
+    channel_count = Constant<value_int: int = @channels>()
+    channels = Reshape(channel_count, minus_one)
+    dense_shape = Concat<axis=0>(samples, channels)
+    absent = Expand(live, dense_shape)
+    start = Constant<value_int=0>()
+    step = Constant<value_int=1>()
+    stop = Squeeze(live)
+    order = Range(start, stop, step)
+    orders = Expand(order, packed_shape)
+    places = ScatterElements<axis=1>(absent, rows, orders)
+    one_zero_plane = Constant<value_ints=[0, 0, 0, 0, 0, 1, 0, 0]>()
+    padded = Pad(planes, one_zero_plane)
+    place_of = Unsqueeze(places, minus_one)
+    spread = GatherND<batch_dims=1>(padded, place_of)
+    """,
+)
+"""X unpacked by I into `spread`, NCHW."""
 
 
 def _loop(variant: FBSVariant) -> list[str]:

@@ -128,7 +128,11 @@ def export(
     sized = example if batch == "dynamic" else example[:1].expand(batch, *example.shape[1:])
     captured = capture(model, sized, dynamic=batch == "dynamic", onnx_opset=version)
     lower_sparse_conv = LowerSparseConv(sparse if kind.own_ops and int8 is None else "never")
-    passes = kind.passes(one_sample=batch == 1 and int8 is None, lower_sparse_conv=lower_sparse_conv)
+    passes = kind.passes(
+        one_sample=batch == 1 and int8 is None,
+        whole_weights=int8 is not None or bool(fixed_point),
+        lower_sparse_conv=lower_sparse_conv,
+    )
     written = rewrite(captured, passes, image=image)
     about = {**(metadata or {}), "target": target, "input": None if image is None else image.to_json()}
     forms = tuple(lower_sparse_conv.forms)

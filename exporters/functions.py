@@ -4,7 +4,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporters import opset
-from exporters.bodies import FBSVariant, fbs_conv_body, unpack_add_body, unpack_body
+from exporters.bodies import FBSVariant, fbs_conv_body, linear_body, unpack_add_body, unpack_body
 from exporters.errors import ExportError
 from exporters.sparse_body import sparse_activation, sparse_conv_body
 
@@ -40,6 +40,9 @@ def attach_functions(model: ModelProto) -> ModelProto:
         elif node.op_type == opset.SPARSE_CONV.name:
             node.overload = _clamp(node)
             functions[node.op_type, node.overload] = sparse_conv_body(node.overload, version)
+        elif node.op_type == opset.LINEAR.name:
+            node.overload = _bound(node)
+            functions[node.op_type, node.overload] = linear_body(node.overload, version)
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
@@ -69,7 +72,7 @@ def check_node(node: NodeProto) -> None:
 
 
 def _bound(node: NodeProto) -> str:
-    """Which of UNPACK_ADD_ACTIVATIONS a node has."""
+    """Which of UNPACK_ADD_ACTIVATIONS an UnpackAdd or Linear has."""
     (lower,) = (helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == "lower")
     return {-opset.FLOAT_MAX: "none", 0.0: "relu"}.get(lower, "bounded")
 

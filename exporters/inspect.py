@@ -4,6 +4,7 @@ Multiply-accumulates (MACs) for one sample:
 
     Conv           K * C/groups * kh * kw * H' * W'
     Gemm, MatMul   rows * inner * columns
+    Linear         Cx * H * W * K
     FBSConv        k * Cx * kh * kw * H' * W'  +  Cx * k  +  K * H' * W'
     SparseConv     K * R * H' * W'
 
@@ -179,8 +180,14 @@ def _report(
     domain = f"{node.domain}." if node.domain else ""
     inputs = [shapes.get(name, ()) for name in node.input]
     output = shapes.get(node.output[0], ())
-    counters = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, opset.FBS_CONV.name: _fbs_conv}
-    count = (counters | {opset.SPARSE_CONV.name: _sparse_conv}).get(node.op_type)
+    count = {
+        "Conv": _conv,
+        "Gemm": _gemm,
+        "MatMul": _matmul,
+        opset.FBS_CONV.name: _fbs_conv,
+        opset.LINEAR.name: _linear,
+        opset.SPARSE_CONV.name: _sparse_conv,
+    }.get(node.op_type)
     macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
     methods = ["fbs"] if density is not None or node.op_type == opset.FBS_CONV.name else []
     methods += sorted({_STORED[tensor.data_type] for tensor in through if tensor.data_type in _STORED})
@@ -247,6 +254,11 @@ def _matmul(inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...]
     if len(inputs[0]) < 2 or not output:
         return None, None, None
     return _product(*output[1:], inputs[0][-1]), inputs[0][-1], output[-1]
+
+
+def _linear(inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], _: Mapping[str, object]) -> Counted:
+    live = inputs[0][-1] if inputs[0] else None
+    return _product(*(inputs[0][1:] or (None,)), *(inputs[2][1:] or (None,))), live, (inputs[2] or (None,))[-1]
 
 
 def _fbs_conv(

@@ -26,6 +26,7 @@ KEYS = {
     "trtexec": "the command that builds a TensorRT engine",
     "architecture": "name and arguments of the network that the plan was made for",
     "plan": "channels kept, cut by cut: what `compress prune --plan` takes",
+    "winners": "channels of each group in the order of how often they won, those that never did left out",
     "settings": "the method's hyper-parameters",
     "recipe": "the recipe that made the network, where there was one",
     "command": "the command that wrote the file",

@@ -15,6 +15,7 @@ __all__ = [
     "FBS_CONV",
     "FLOAT_MAX",
     "IR_VERSION",
+    "LINEAR",
     "MAX_ONNX_OPSET",
     "MIN_ONNX_OPSET",
     "NO_CLAMP",
@@ -190,4 +191,20 @@ SPARSE_CONV = Op(
     ),
 )
 
-OPS = {op.name: op for op in (FBS_CONV, SPARSE_CONV, UNPACK, UNPACK_ADD)}
+LINEAR = Op(
+    name="Linear",
+    summary=(
+        "A linear layer on the planes of the channels that exist: with M = the planes of Unpack(X, I), channels first, "
+        "in one row a sample, Y = max(M @ W + B, lower). The rows of W that meet absent channels are not read."
+    ),
+    inputs=(
+        Tensor("X", "float", ("N", "H", "W", "Cx"), "packed, channels last"),
+        Tensor("I", "int64", ("N|1", "Cx"), "place of each, ascending"),
+        Tensor("W", "float", ("C*H*W", "K"), "weights, transposed: a channel's rows lie together", constant=True),
+        Tensor("B", "float", ("K",), "bias", constant=True),
+    ),
+    outputs=(Tensor("Y", "float", ("N", "K"), "dense"),),
+    attributes=UNPACK_ADD.attributes,
+)
+
+OPS = {op.name: op for op in (FBS_CONV, SPARSE_CONV, UNPACK, UNPACK_ADD, LINEAR)}

@@ -18,7 +18,9 @@ def export(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help=f"To fit the predictors of a dense checkpoint, and for --int8. {DATA_HELP}"),
+        typer.Option(
+            help=f"To fit predictors of a dense checkpoint, find channels that never win, and for --int8. {DATA_HELP}"
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -49,6 +51,9 @@ def export(
         str,
         typer.Option(help="Pruned layers that skip absent rows: auto (where faster by rule), always or never."),
     ] = "auto",
+    keep_never: Annotated[
+        bool, typer.Option("--keep-never", help="With --data: leave FBS channels that never win in the file.")
+    ] = False,
     untrained: Annotated[
         bool,
         typer.Option("--untrained", help="MODEL is an architecture; random weights, for latency studies."),
@@ -79,6 +84,7 @@ def export(
             int8=calibration if int8 else None,
             calibration_images=calibration_images,
             sparse=sparse,
+            keep_never=keep_never,
             command=command_line(),
         ),
         progress=progress_on(),

@@ -33,7 +33,7 @@ class FBSConv2d(nn.Module):
         conv: groups 1, zero padding; it is copied, and its bias goes into the statistics.
         bn: fed by `conv` alone, with running statistics.
         options: see `FBSOptions`.
-        density: in (0, 1]; a plain attribute, it may change at any time.
+        density: in (0, 1]; a plain attribute, it may change at any time. It counts against `full_width`.
         saliency_slope: of negative saliencies; 0 is ReLU as in the paper, 1 none (released code on layers
             without activation).
         nonnegative_input: the input is known to be ≥ 0, so |x| needs no pass of its own.
@@ -59,6 +59,8 @@ class FBSConv2d(nn.Module):
         if self.options.normalize and saliency_slope != 0.0:
             raise ValueError("normalize needs saliencies ≥ 0: use it with saliency_slope=0")
         self.density = density
+        # K as it was trained: cutting channels that never win must not change how many win.
+        self.full_width = conv.out_channels
         self.saliency_slope = saliency_slope
         self.nonnegative_input = nonnegative_input
         self.saliency_l1: Tensor | None = None
@@ -79,7 +81,7 @@ class FBSConv2d(nn.Module):
     @property
     def winners(self) -> int:
         """How many channels are computed per sample at the present density."""
-        return num_winners(self.density, self.conv.out_channels)
+        return min(num_winners(self.density, self.full_width), self.conv.out_channels)
 
     def saliency_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Saliencies (N, K), float32 or wider, and winners (N, K), booleans, for x: (N, C, H, W)."""

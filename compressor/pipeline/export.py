@@ -11,9 +11,10 @@ from compressor import methods
 from compressor.checkpoint import CompressedCheckpoint, base_network
 from compressor.costs.macs import count_macs
 from compressor.errors import CompressorError, MethodError
-from compressor.methods.fbs import FBS, set_density
+from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.fixed_weights import fixed_weights
 from compressor.pipeline.int8 import calibration, measure_accuracy, measure_int8_speed
+from compressor.pipeline.layout import lay_out
 from compressor.pipeline.provenance import file_metadata
 from compressor.pipeline.prune import prune
 from compressor.pipeline.source import Source, dense_counterpart, open_source
@@ -53,6 +54,7 @@ class Shipping:
         int8: A name of `exporters.int8.CALIBRATIONS`: Q/DQ with ranges found that way; None keeps float32.
         calibration_images: How many real images the ranges are found on.
         sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`.
+        keep_never: Leave channels of an FBS network that never win in the file.
         command: What the user typed, for the file's metadata; None from Python.
     """
 
@@ -61,6 +63,7 @@ class Shipping:
     int8: str | None = None
     calibration_images: int = 256
     sparse: str = "auto"
+    keep_never: bool = False
     command: str | None = None
 
 
@@ -100,12 +103,15 @@ def export_network(
     3. A dense checkpoint with `method` fbs and `data`: predictors are fitted first, see CALIBRATION_EPOCHS_AT_END.
     4. An untrained architecture: FBS attached with start values; the file's metadata says untrained.
 
+    With `data`, cases 1 and 3 count who wins on training images: channels that never do are removed, those that always
+    do come first (`compressor.pipeline.layout`).
+
     Args:
         name: A checkpoint or its path; with `untrained`, an architecture.
         output: The file to write; whole or not at all.
         method: `fbs` or None.
         density: Part of each layer's channels that is computed, in (0, 1].
-        data: What `compressor.data.load` takes; used in case 3 and for int8.
+        data: What `compressor.data.load` takes; used in cases 1 and 3 and for int8.
         target: A name of `exporters.targets.names()`.
         batch: Samples per run, or `dynamic`.
         untrained: `name` is an architecture.
@@ -139,6 +145,10 @@ def export_network(
     shipping = shipping or Shipping()
     image = _image_input(source, shipping)
     about = file_metadata(source, command=shipping.command)
+    if data is not None and source.saved is not None and layers(source.model):
+        layout = lay_out(source, data, keep_never=shipping.keep_never)
+        source, notes = layout.source, (*notes, *layout.notes)
+        about = {**about, "winners": layout.record}
     words = fixed_weights(source.saved, source.model)
     if words and shipping.int8 is not None:
         notes = (*notes, "the fixed-point weights keep their steps")

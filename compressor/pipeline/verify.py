@@ -13,6 +13,7 @@ from compressor.data import Loader, load
 from compressor.data.files import whole_file
 from compressor.errors import CompressorError, DataError
 from compressor.methods.fbs import FBS, layers, set_density
+from compressor.pipeline.layout import as_laid_out
 from compressor.pipeline.source import Source, open_source
 from exporters.execution import Array
 from exporters.image_input import ImageInput
@@ -34,7 +35,8 @@ def verify_network(
 
     Args:
         name: A checkpoint's path.
-        file: The ONNX file that was exported from it; an FBS network is compared at the file's density.
+        file: The ONNX file that was exported from it; an FBS network is compared at the file's density, with the
+            channels that were left in the file.
         data: Its validation images are the inputs, normalised as the checkpoint says, or as uint8 where the file does
             that itself; extreme inputs follow. None takes random and extreme inputs.
         num_images: How many of them.
@@ -53,6 +55,8 @@ def verify_network(
             source = replace(source, model=FBS(density=float(density)).attach(source.model, source.example()).eval())
         elif layers(source.model):
             set_density(source.model, float(density))
+    if isinstance(layout := metadata.get("winners"), dict):
+        source = replace(source, model=as_laid_out(source.model, layout, source.example()))
     is_int8 = "int8" in metadata
     if is_int8 and data is None:
         raise CompressorError(f"{file} is int8: its ranges hold for real images alone; add --data")

@@ -1,5 +1,6 @@
 """Removing channels for real: a plan applied to a network, its optimizer, or only as zeros."""
 
+from compressor.shrink.arrange import arrange
 from compressor.shrink.batch_norm import reestimate_batch_norm
 from compressor.shrink.constants import fold_constants
 from compressor.shrink.masks import kept_units, removed_branches, silence
@@ -10,6 +11,7 @@ from compressor.shrink.taps import fits_taps
 
 __all__ = [
     "Residue",
+    "arrange",
     "check_network",
     "fits_taps",
     "fold_constants",

@@ -15,6 +15,7 @@ _ROLES = {
     "MatMul": ("", "weight"),
     opset.SPARSE_CONV.name: ("", "weight", "places", "bias"),
     "BatchNormalization": ("", "scale", "bias", "mean", "var"),
+    opset.LINEAR.name: ("", "", "weight", "bias"),
     opset.FBS_CONV.name: (
         "",
         "channels",

@@ -9,6 +9,7 @@ from exporters import opset
 from exporters.passes.fold_batch_norm import fold_batch_norm
 from exporters.passes.fold_constants import fold_constants
 from exporters.passes.fuse_activation import fuse_activation
+from exporters.passes.fuse_linear import fuse_linear
 from exporters.passes.fuse_residual import fuse_residual
 from exporters.passes.lower_fbs_conv import lower_fbs_conv
 from exporters.passes.lower_sparse_conv import LowerSparseConv
@@ -36,11 +37,14 @@ class Onnx:
     own_ops: ClassVar[bool] = True
 
     @classmethod
-    def passes(cls, *, one_sample: bool, lower_sparse_conv: LowerSparseConv | None = None) -> tuple[Pass, ...]:
+    def passes(
+        cls, *, one_sample: bool, whole_weights: bool = False, lower_sparse_conv: LowerSparseConv | None = None
+    ) -> tuple[Pass, ...]:
         """The rewrites in order.
 
         Args:
             one_sample: The file runs one sample at a time and its kernels may be computed.
+            whole_weights: Weights of linear layers become integers, which only standard ops read.
             lower_sparse_conv: The pass for pruned convolutions, which keeps what it decided; None takes a new one.
         """
         return (
@@ -52,6 +56,7 @@ class Onnx:
             push_unpack_down,
             fuse_activation,
             fuse_residual,
+            *(() if whole_weights else (fuse_linear,)),
             fold_constants,
             name_tensors,
         )

@@ -35,7 +35,9 @@ class Tensorrt(Onnx):
     own_ops: ClassVar[bool] = False
 
     @classmethod
-    def passes(cls, *, one_sample: bool, lower_sparse_conv: LowerSparseConv | None = None) -> tuple[Pass, ...]:
+    def passes(
+        cls, *, one_sample: bool, whole_weights: bool = False, lower_sparse_conv: LowerSparseConv | None = None
+    ) -> tuple[Pass, ...]:
         """As the base; FBS layers gathered for one sample, masked otherwise; pruned kernels at most narrowed."""
         spell_out = gather_fbs if one_sample else mask_fbs
         narrow = lower_sparse_conv or LowerSparseConv("never")

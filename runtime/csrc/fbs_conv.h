@@ -48,6 +48,8 @@ class FbsConv {
   void convolve_together(const ConvTask& task, const Geometry& geometry, const Work& work, int threads,
                          const Parallel& parallel) const;
   void pack_panel(const Work& work, int32_t panel, int32_t slot, int32_t begin, int32_t end) const;
+  bool lies_together(const Work& work, int32_t panel) const;
+  const float* panel_weights(const Work& work, int32_t panel, int32_t slot, ConvTask* task) const;
   int32_t list_sources(const Work& work, int32_t panel) const;
   int32_t list_next_saliency(const Work& work) const;
   int32_t list_next_weights(const Work& work) const;

@@ -97,6 +97,32 @@ void FbsConv::pack_panel(const Work& work, int32_t panel, int32_t slot, int32_t 
   }
 }
 
+// True where a panel's winners are whole vectors of channels, as those that always win are when they lie
+// first.
+bool FbsConv::lies_together(const Work& work, int32_t panel) const {
+  const int32_t* const steps = work.first_step + 2 * panel;
+  for (int32_t v = 0; v < work.width(panel); ++v) {
+    if (steps[v + 1] - steps[v] != 1) return false;
+    const int32_t* const lanes = work.steps[steps[v]].lanes;
+    const int32_t winners = std::min(lanes_, winners_ - (2 * panel + v) * lanes_);
+    for (int32_t i = 0; i < winners; ++i) {
+      if (lanes[i] != i) return false;
+    }
+  }
+  return true;
+}
+
+// Where a panel's weights are: stored, or in the packed ones from `slot` on. Changes `task` to read them
+// there. What a stored vector holds beyond the last winner is computed and not kept.
+const float* FbsConv::panel_weights(const Work& work, int32_t panel, int32_t slot, ConvTask* task) const {
+  if (!work.pack) return weight_.floats() + 2 * panel * vector_stride_;
+  if (!lies_together(work, panel)) return work.packed + slot * task->vector_stride;
+  const SqueezeStep* const steps = work.steps + work.first_step[2 * panel];
+  task->vector_stride = work.width(panel) == 2 ? (steps[1].source - steps[0].source) * vector_stride_ : 0;
+  task->channel_offsets = work.channel_offsets;
+  return weight_.floats() + steps[0].source * vector_stride_;
+}
+
 // One panel after the other. Alone, a thread has time to ask for what comes next while it computes.
 void FbsConv::convolve_alone(ConvTask task, const Geometry& geometry, const Work& work) const {
   const int32_t panels = work.panels();
@@ -113,21 +139,22 @@ void FbsConv::convolve_alone(ConvTask task, const Geometry& geometry, const Work
     }
   }
   for (int32_t panel = 0; panel < panels; ++panel) {
-    if (work.pack) pack_panel(work, panel, 0, 0, work.channels);
-    const float* w = work.pack ? work.packed : weight_.floats() + 2 * panel * vector_stride_;
+    ConvTask own = task;
+    const float* const w = panel_weights(work, panel, 0, &own);
+    if (w == work.packed) pack_panel(work, panel, 0, 0, work.channels);
     const auto compute = [&](int32_t first_tile, int32_t last_tile) {
-      kernels_->conv(task, w, 2 * panel, work.width(panel), first_tile, last_tile);
+      kernels_->conv(own, w, 2 * panel, work.width(panel), first_tile, last_tile);
     };
     if (panel + 1 < panels) {
       if (far) prefetch.num_sources = list_sources(work, panel + 1);
       prefetch.source = prefetch.row = 0;
       compute(0, geometry.num_tiles);
     } else if (work.next == nullptr) {
-      task.prefetch = nullptr;
+      own.prefetch = nullptr;
       compute(0, geometry.num_tiles);
     } else {
       // The last panel has time for what the next layer reads first: its predictor, then its first weights.
-      task.prefetch = &prefetch;
+      own.prefetch = &prefetch;
       prefetch.rows = work.next_lines;
       prefetch.num_sources = 1;
       for (int32_t half = 0; half < 2; ++half) {
@@ -157,6 +184,7 @@ void FbsConv::convolve_together(const ConvTask& task, const Geometry& geometry, 
     for (int32_t number; (number = next_task.fetch_add(1)) < num_tasks;) {
       if (number < num_packs) {
         const int32_t panel = number / pack_slices;
+        if (lies_together(work, panel)) continue;
         const int64_t slice = number % pack_slices;
         pack_panel(work, panel, 2 * panel, static_cast<int32_t>(work.channels * slice / pack_slices),
                    static_cast<int32_t>(work.channels * (slice + 1) / pack_slices));
@@ -165,9 +193,11 @@ void FbsConv::convolve_together(const ConvTask& task, const Geometry& geometry, 
       }
       const int32_t panel = (number - num_packs) / slices;
       const int32_t slice = (number - num_packs) % slices;
-      if (work.pack) wait_for(&work.pieces_packed[panel], pack_slices);
-      const float* w = (work.pack ? work.packed : weight_.floats()) + 2 * panel * task.vector_stride;
-      kernels_->conv(task, w, 2 * panel, work.width(panel), geometry.first_tile(slice, slices),
+      ConvTask own = task;
+      const float* const w = panel_weights(work, panel, 2 * panel, &own);
+      const bool waits = work.pack && !lies_together(work, panel);
+      if (waits) wait_for(&work.pieces_packed[panel], pack_slices);
+      kernels_->conv(own, w, 2 * panel, work.width(panel), geometry.first_tile(slice, slices),
                      geometry.first_tile(slice + 1, slices));
     }
   });

@@ -49,6 +49,21 @@ def test_the_file_is_the_network_on_real_images(folder: Path, name: str) -> None
     assert {row["batch"] for row in report["comparisons"]} == {1}
 
 
+@pytest.mark.parametrize("never", ["removed", "kept"])
+def test_channels_that_never_win_are_not_in_the_file(
+    folder: Path, tmp_path: Path, never: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("export", folder / "fbs.pt", "--data", "digits", "--no-measure", "-o", tmp_path / "lean.onnx")
+    assert compress(*words, *(["--keep-never"] if never == "kept" else [])) == 0
+    assert "never won and" in capsys.readouterr().err
+    files = [
+        {w.name: w.dims for w in onnx.load(f).graph.initializer} for f in (folder / "fbs.onnx", tmp_path / "lean.onnx")
+    ]
+    widths = [sum(dims[0] for name, dims in file.items() if name.endswith(".shift")) for file in files]
+    assert (widths[0] == widths[1]) == (never == "kept")
+    assert compress("verify", folder / "fbs.pt", tmp_path / "lean.onnx", "--data", "digits", "--images", 16) == 0
+
+
 def test_another_networks_file_is_not_equal(folder: Path) -> None:
     assert compress("verify", folder / "dense.pt", folder / "fbs.onnx") == 1
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from exporters import opset
-from exporters.bodies import FBSVariant, fbs_conv_body, unpack_add_body, unpack_body
+from exporters.bodies import FBSVariant, fbs_conv_body, linear_body, unpack_add_body, unpack_body
 
 PLAIN = FBSVariant(
     one_sample=True,
@@ -17,7 +17,7 @@ PLAIN = FBSVariant(
 
 @pytest.mark.parametrize(
     "function",
-    [fbs_conv_body(PLAIN), unpack_body(), unpack_add_body("bounded")],
+    [fbs_conv_body(PLAIN), unpack_body(), unpack_add_body("bounded"), linear_body("relu")],
     ids=lambda function: function.name,
 )
 def test_functions_have_the_names_of_the_table(function):

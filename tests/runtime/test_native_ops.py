@@ -99,6 +99,20 @@ def test_batches(batch, rows, threads):
     assert_right(layer, x, index, threads)
 
 
+@pytest.mark.parametrize("winners", [16, 24, 32, 40, 64])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_winners_that_lie_together(winners, threads):
+    # All winners first, in the middle, and in two places: whole vectors are read where they are stored.
+    rng = np.random.default_rng(winners)
+    for first in (0, 16, (0, 48)):
+        layer = make_layer(rng, channels=20, outputs=96, winners=winners)
+        starts = first if isinstance(first, tuple) else (first,)
+        for start in starts:
+            layer.constants["R"][start : start + winners // len(starts)] += 1000
+        x, index = make_input(rng, live=11, channels=20, size=(14, 15))
+        assert_right(layer, x, index, threads)
+
+
 def test_empty_batch():
     layer = make_layer(np.random.default_rng(0), channels=4, outputs=6, winners=3)
     y, j = run(layer, np.zeros((0, 5, 5, 4), np.float32), np.arange(4)[None], "")

@@ -116,6 +116,9 @@ void fill(Case& c, const Dims& weight, const Dims& plane, Random& random) {
   c.a = random.floats(channels * outputs, 1.0f / std::sqrt(static_cast<float>(channels)));
   c.r = random.floats(outputs);
   for (float& value : c.r) value += 2.0f;  // a sum near 0 would let normalisation blow up the rounding
+  if (random.chance(0.3)) {  // these win always, so that their vectors lie together
+    for (int64_t o = 0; o < spec.winners; ++o) c.r[static_cast<size_t>(o)] += 8.0f;
+  }
   c.d = random.floats(outputs);
   spec.weight = {c.w.data(), weight};
   spec.shift = {c.b.data(), {outputs}};

@@ -143,6 +143,16 @@ def unpack_add_model(channels, lower=-FLOAT_MAX):
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
 
 
+def linear_model(weight, bias, channels, lower=-FLOAT_MAX):
+    node = helper.make_node("Linear", ["X", "I", "W", "B"], ["Y"], domain="compress", channels=channels, lower=lower)
+    inputs = [
+        helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", "H", "W", "Cx"]),
+        helper.make_tensor_value_info("I", TensorProto.INT64, [None] * 2),
+    ]
+    constants = [numpy_helper.from_array(weight, "W"), numpy_helper.from_array(bias, "B")]
+    return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 2)], constants)
+
+
 def chain_model(layers, size):
     """FBSConv after FBSConv, then Unpack: one float input X [1, *size, C], its channels all there; one output."""
     channels, outputs = layers[0].constants["W"].shape[1], layers[-1].constants["W"].shape[0]

@@ -1,0 +1,84 @@
+// Linear as ONNX Runtime sees it.
+#include <limits>
+#include <memory>
+#include <optional>
+
+#include "linear.h"
+#include "op.h"
+#include "session_threads.h"
+#include "shape_inference.h"
+
+namespace compress {
+
+namespace {
+
+constexpr char kLinear[] = "Linear";
+
+struct LinearKernel {
+  Api api;
+  int threads;
+  std::unique_ptr<const Linear> layer;
+};
+
+OrtStatus* create_linear(const ort::CustomOp* op, const void* table, const OrtKernelInfo* info,
+                         void** kernel) {
+  const Api api(table);
+  return guarded(api, kLinear, [&] {
+    LinearSpec spec;
+    if (!attribute(api, info, "channels", &spec.channels))
+      require("attribute channels is missing; it must be an int");
+    spec.lower = -std::numeric_limits<float>::max();
+    attribute(api, info, "lower", &spec.lower);
+    const Tensor<float> weight = constant(api, info, 2, "W");
+    const Tensor<float> shift = constant(api, info, 3, "B");
+    spec.weight = weight.dims;
+    spec.shift = shift.dims;
+    require(check_linear(spec));
+    const Setting& setting = static_cast<const Op*>(op)->setting;
+    *kernel = new LinearKernel{
+        api, setting.threads, std::make_unique<const Linear>(spec, weight.data, shift.data, setting.kernels)};
+  });
+}
+
+OrtStatus* run_linear(void* kernel, OrtKernelContext* context) {
+  const auto& self = *static_cast<const LinearKernel*>(kernel);
+  return guarded(self.api, kLinear, [&] {
+    const Tensor<float> x = input<float>(self.api, context, 0, "X");
+    const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
+    const Tensor<float> weight = input<float>(self.api, context, 2, "W");
+    const LinearSpec& spec = self.layer->spec();
+    require(check_linear_input(spec, x, index));
+    float* y = output<float>(self.api, context, 0, {x.dims[0], spec.outputs()});
+    SessionThreads threads(self.api, context, self.threads);
+    self.layer->run(x, index, weight.data, y, threads.parallel());
+    threads.finish();
+  });
+}
+
+OrtStatus* infer_linear(const ort::CustomOp*, OrtShapeInferContext* context, const Api& api) {
+  return guarded(api, kLinear, [&] {
+    const std::optional<InferredShape> x = inferred_input(api, context, 0);
+    const std::optional<InferredShape> w = inferred_input(api, context, 2);
+    if (!x || !w || x->size() != 4 || w->size() != 2) return;
+    set_inferred_output(api, context, 0, ort::kFloat, {x->at(0), w->at(1)});
+  });
+}
+
+}  // namespace
+
+void describe_linear(Op* op) {
+  op->name = [](const ort::CustomOp*) { return kLinear; };
+  op->input_count = [](const ort::CustomOp*) -> size_t { return 4; };
+  op->input_type = [](const ort::CustomOp*, size_t i) -> int { return i == 1 ? ort::kInt64 : ort::kFloat; };
+  op->input_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
+  op->output_count = [](const ort::CustomOp*) -> size_t { return 1; };
+  op->output_type = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
+  op->create_kernel_v2 = create_linear;
+  op->compute_v2 = run_linear;
+  op->destroy = [](void* kernel) { delete static_cast<LinearKernel*>(kernel); };
+  op->infer_shapes = [](const ort::CustomOp* self, OrtShapeInferContext* context) {
+    return infer_linear(self, context, registered_api());
+  };
+}
+
+}  // namespace compress

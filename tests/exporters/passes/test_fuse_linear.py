@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from exporters import opset
+from exporters.passes.fuse_linear import fuse_linear
+
+VALUES = ", ".join(["float[2,4,6,7] u", "float[2,7,4,6] t", "float[2,168] f", "float[2,5] s"])
+
+
+def case_of(rewritten, after, *, transposed=False, results="float[2,5] y"):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(5, 168) if transposed else (168, 5)).astype(np.float32)
+    text = (
+        f"g (float[2,4,6,3] x, float[2,5] z) => ({results}) <{VALUES}> "
+        f"{{ u = compress.Unpack<channels=7>(x, i) t = Transpose<perm=[0, 3, 1, 2]>(u) {after} }}"
+    )
+    constants = {"i": np.array([[0, 3, 5]]), "w": weight, "b": rng.normal(size=5).astype(np.float32)}
+    return rewritten(text, {**constants, "flat": np.array([2, 168]), "folded": np.array([4, 84])})
+
+
+@pytest.mark.parametrize(
+    ("after", "transposed", "lower"),
+    [
+        ("f = Flatten<axis=1>(t) y = Gemm(f, w, b)", False, -opset.FLOAT_MAX),
+        ("f = Reshape(t, flat) y = Gemm<transB=1>(f, w, b)", True, -opset.FLOAT_MAX),
+        ("f = Flatten<axis=1>(t) s = Gemm<transB=1>(f, w, b) y = Relu(s)", True, 0.0),
+        ("f = Flatten<axis=1>(t) y = Gemm(f, w)", False, -opset.FLOAT_MAX),
+    ],
+)
+def test_flattening_layer_and_activation_become_one_node(rewritten, after, transposed, lower):
+    case = case_of(rewritten, after, transposed=transposed)
+    assert fuse_linear(case.graph) == 1
+    assert case.ops() == ["Linear"]
+    assert case.node("Linear").attrs == {"channels": 7, "lower": lower}
+    case.assert_same_numbers()
+
+
+def test_another_reader_keeps_the_planes(rewritten):
+    after = "f = Flatten<axis=1>(t) y = Gemm(f, w, b) v = Neg(u)"
+    case = case_of(rewritten, after, results="float[2,5] y, float[2,4,6,7] v")
+    assert fuse_linear(case.graph) == 1
+    assert case.ops() == ["Linear", "Neg", "Unpack"]
+    case.assert_same_numbers()
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "f = Flatten<axis=1>(t) y = Gemm<alpha=2.0>(f, w, b)",
+        "f = Flatten<axis=1>(t) y = Gemm(f, w, z)",  # a computed bias
+        "f = Flatten<axis=1>(u) y = Gemm(f, w, b)",  # channels last
+    ],
+)
+def test_anything_else_stays(rewritten, after):
+    case = case_of(rewritten, after)
+    assert fuse_linear(case.graph) == 0
+    assert "Gemm" in case.ops()
