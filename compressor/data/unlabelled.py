@@ -59,7 +59,7 @@ def read_images(path: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
         DataError: The file is absent, damaged, or holds no images.
     """
     arrays = _arrays(path)
-    names = [name for name in ("train_images", "images") if name in arrays] or list(arrays)
+    names: list[str] = [name for name in ("train_images", "images") if name in arrays] or list(arrays)
     if len(arrays) > 1 and names == list(arrays):
         raise DataError(f"{path} has the arrays {', '.join(arrays)}; name the one with the images 'images'")
     images = _images(path, names[0], arrays[names[0]])

@@ -123,15 +123,12 @@ def _block(program: Program, region: _Region, *, number: int) -> Step:
 
 
 def _common(names: Sequence[str], others: Sequence[str]) -> str:
-    """The shortest path that all layers of the block lie under and no other does; empty where there is none."""
+    """The path that all layers of the block lie under, if no other layer does; else empty."""
     shared = names[0].split(".")[:-1]
     while shared and not all(name.startswith(f"{'.'.join(shared)}.") for name in names):
         shared.pop()
-    for depth in range(1, len(shared) + 1):
-        path = ".".join(shared[:depth])
-        if not any(f"{other}.".startswith(f"{path}.") for other in others):
-            return path
-    return ""
+    path = ".".join(shared)
+    return "" if any(f"{other}.".startswith(f"{path}.") for other in others) else path
 
 
 def _layers(block: Step) -> list[Step]:

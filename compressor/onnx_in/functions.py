@@ -28,7 +28,8 @@ def _size(x: Tensor, size: Size) -> int:
     if isinstance(size, int):
         return size
     dims, divisor = size
-    return math.prod(x.shape[dim] for dim in dims) // int(divisor)
+    product: int = math.prod(x.shape[dim] for dim in dims)
+    return product // int(divisor)
 
 
 def _flatten(x: Tensor, *, start: int) -> Tensor:
@@ -64,8 +65,9 @@ def _avg_pool_of_inside(
 ) -> Tensor:
     """Average pooling with unequal pads that do not count: a sum divided by the number of real positions."""
     inside = F.pad(torch.ones_like(x[:1, :1]), list(pads))
-    total = F.avg_pool2d(F.pad(x, list(pads)), kernel_size, stride, ceil_mode=ceil_mode)
-    return total / F.avg_pool2d(inside, kernel_size, stride, ceil_mode=ceil_mode)
+    kernel, steps = list(kernel_size), list(stride)
+    total = F.avg_pool2d(F.pad(x, list(pads)), kernel, steps, ceil_mode=ceil_mode)
+    return total / F.avg_pool2d(inside, kernel, steps, ceil_mode=ceil_mode)
 
 
 def _resize(x: Tensor, *, scale: Sequence[float], mode: str, align_corners: bool | None) -> Tensor:

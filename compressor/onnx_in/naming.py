@@ -37,10 +37,7 @@ class Names:
             notes: The node's metadata.
         """
         wanted = _of_weight(weight) or _of_scopes((notes or {}).get(_SCOPES, "")) or _of_node(node, op) or op.lower()
-        path, number = _legal(wanted), 1
-        while self._taken(path):
-            number += 1
-            path = f"{_legal(wanted)}_{number}"
+        path = self._free(_legal(wanted))
         self._leaves.add(path)
         parts = path.split(".")
         self._above.update(".".join(parts[:depth]) for depth in range(1, len(parts)))
@@ -50,10 +47,17 @@ class Names:
         """Makes a layer's path free again."""
         self._leaves.discard(path)
 
-    def _taken(self, path: str) -> bool:
-        parts = path.split(".")
-        above = {".".join(parts[:depth]) for depth in range(1, len(parts))}
-        return path in self._leaves or path in self._above or bool(above & self._leaves)
+    def _free(self, wanted: str) -> str:
+        """`wanted`, with a number behind each part that is a layer already, or a folder where a layer is to be."""
+        path = ""
+        parts = wanted.split(".")
+        for depth, part in enumerate(parts, start=1):
+            here, number = f"{path}{part}", 1
+            while here in self._leaves or (depth == len(parts) and here in self._above):
+                number += 1
+                here = f"{path}{part}_{number}"
+            path = f"{here}."
+        return path.removesuffix(".")
 
 
 def _of_weight(name: str) -> str:

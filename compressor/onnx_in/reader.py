@@ -141,7 +141,7 @@ class Reader:
         if name not in self._fixed:
             key = f"constant_{len(self._fixed)}"
             self._fixed[name] = (key, value)
-            self.state[key] = torch.from_numpy(np.ascontiguousarray(value).copy())
+            self.state[key] = torch.from_numpy(np.array(value, order="C"))
             self.values[key] = self.state[key].to("meta")
         return self._fixed[name][0]
 
@@ -168,12 +168,14 @@ class Reader:
             weight_name: What the file calls its weight.
         """
         weights = weights or {}
-        name = self.names.layer(op=node.op, node=node.name, weight=weight_name, notes=node.notes)
+        # Exporters store equal tensors once: the name then is that of only one of the layers that read it.
+        own = weight_name if self._reads[weight_name] <= 1 else ""
+        name = self.names.layer(op=node.op, node=node.name, weight=own, notes=node.notes)
         given = self.resolved(node.inputs[0] if source is None else source)
         self._add(node, Step(kind, (given,), (result or node.outputs[0],), dict(settings), name))
         for key, value in weights.items():
-            floats = np.array(value, dtype=np.float32 if value.dtype.kind == "f" else value.dtype)
-            self.state[f"{name}.{key}"] = torch.from_numpy(np.ascontiguousarray(floats))
+            kind_of = np.float32 if value.dtype.kind == "f" else value.dtype
+            self.state[f"{name}.{key}"] = torch.from_numpy(np.array(value, dtype=kind_of, order="C"))
         return name
 
     def function(

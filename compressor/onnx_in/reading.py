@@ -7,8 +7,8 @@ are written relative to what comes in. The caller is to compare the result with 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx.inliner import inline_local_functions
 from torch import Tensor
 
 from compressor.errors import OnnxError
@@ -58,7 +58,7 @@ def read_network(model: ModelProto, *, image_size: tuple[int, int] | None = None
             raise OnnxError(
                 "the file holds FBS layers or sparse kernels of this project; prune the checkpoint it was made from"
             )
-        model = onnx.inliner.inline_local_functions(model)
+        model = inline_local_functions(model)
     _check_ops(model)
     source, batch, size = _image(model, image_size)
     (target,) = _only(model.graph.output, "output")

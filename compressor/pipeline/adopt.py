@@ -7,8 +7,8 @@ from typing import Any
 
 import models
 from compressor import checkpoint
-from compressor.data import Dataset, Preprocessing, load
-from compressor.errors import CompressorError
+from compressor.data import UNLABELLED, Dataset, Preprocessing, load
+from compressor.errors import CompressorError, DataError
 from compressor.pipeline.normalisation import preprocessing_of
 from compressor.pipeline.onnx_file import Inputs, check_answers, open_onnx
 from compressor.pipeline.prune import matching_data
@@ -72,6 +72,8 @@ def adopt_weights(
     check_output(output, source=weights)
     inputs = inputs or Inputs()
     dataset = None if data is None else load(data, seed=seed)
+    if dataset is not None and dataset.task is UNLABELLED:
+        raise DataError(f"{data} has no labels to measure accuracy by: leave --data out, and give --mean and --std")
     if weights.suffix == ".onnx":
         if architecture is not None or architecture_settings:
             raise CompressorError(f"{weights} brings its own network: leave --arch and --arch-set out")

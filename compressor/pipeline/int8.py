@@ -23,16 +23,20 @@ _ROUNDS, _MIN_TIME_S = 7, 0.15
 
 @dataclass(frozen=True)
 class Int8Accuracy:
-    """Top-1 of torch's float network and of the int8 file on the same validation images, 0 to 1."""
+    """Top-1 of torch's float network and of the int8 file on the same validation images, 0 to 1.
+
+    `metric` says what it is held against: `accuracy` against labels, or `agreement` with another network's answers.
+    """
 
     before: float
     after: float
     images: int
+    metric: str = "accuracy"
 
     def summary(self) -> str:
         """One line for people."""
         return (
-            f"int8: accuracy {self.before:.2%} -> {self.after:.2%} on {self.images} validation images "
+            f"int8: {self.metric} {self.before:.2%} -> {self.after:.2%} on {self.images} validation images "
             f"({100 * (self.after - self.before):+.2f} points)"
         )
 
@@ -74,16 +78,17 @@ def measure_accuracy(source: Source, file: Path, dataset: Dataset) -> Int8Accura
     size = fixed if isinstance(fixed, int) else 50
     right = np.zeros(2)
     seen = 0
-    for images, labels in dataset.batches("val", Loader(size)):
+    for images, targets in dataset.batches("val", Loader(size)):
         if len(images) < size or seen >= _SCORED_IMAGES:
             break
         (found,) = session.run([images.numpy()])
         answers = (source.model(images).argmax(1).numpy(), found.argmax(1))
-        right += [(answer == labels.numpy()).sum() for answer in answers]
+        wanted = (targets if dataset.answers is None else targets.argmax(1)).numpy()
+        right += [(answer == wanted).sum() for answer in answers]
         seen += len(images)
     if seen == 0:
         raise CompressorError(f"{dataset.name} has fewer than {size} validation images, the batch of the file")
-    return Int8Accuracy(float(right[0] / seen), float(right[1] / seen), seen)
+    return Int8Accuracy(float(right[0] / seen), float(right[1] / seen), seen, dataset.task.name)
 
 
 def measure_int8_speed(float_file: Path, int8_file: Path, *, batch: int) -> str:

@@ -4,6 +4,7 @@ The comparison is not optional. The file's own outputs in ONNX Runtime are what 
 images and for batches; where it does not, nothing comes of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,28 +118,50 @@ def _compared(network: nn.Module, path: Path, read: ReadNetwork) -> float:
     """
     fixed = read.batch or _IMAGES
     count = -(-_IMAGES // fixed) * fixed
+    worst, of_file = 0.0, _opened(path, fixed)
+    for name, images in stress_inputs(read.size, count).items():
+        wanted = of_file(images)
+        for together in dict.fromkeys((fixed, count, 1)):
+            try:
+                difference = _difference(wanted, _answers(network, images, together))
+            except (OnnxError, RuntimeError, ValueError, IndexError) as error:
+                if together != fixed:
+                    raise _batch_inside(fixed) from error
+                text = " ".join(str(error).split())
+                raise OnnxError(f"the network read from the file does not run: {text}") from error
+            if not difference <= TOLERANCE and together != fixed:
+                raise _batch_inside(fixed)
+            if not difference <= TOLERANCE:
+                raise OnnxError(
+                    f"the network read from the file differs from it by {difference:.1e} of the largest output (inputs "
+                    f"'{name}'), more than {TOLERANCE:.0e}, so it is not used"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def _batch_inside(fixed: int) -> OnnxError:
+    return OnnxError(
+        f"the file has its batch size written inside: the network is right for {fixed} images at a time only; export "
+        "it with a dynamic batch"
+    )
+
+
+def _opened(path: Path, fixed: int) -> Callable[[Array], Array]:
+    """What gives the file's own answers, in stock ONNX Runtime, `fixed` images at a time."""
     (stock,) = execution_paths([])
-    worst, where = 0.0, ""
     try:
         runner = stock.open(path)
-        for name, images in stress_inputs(read.size, count).items():
-            wanted = np.concatenate([runner(images[at : at + fixed])[0] for at in range(0, count, fixed)])
-            for together in (count, 1):
-                difference = _difference(wanted, _answers(network, images, together))
-                if not difference <= worst:
-                    worst, where = difference, f"inputs '{name}', {together} at a time"
-    except OnnxError:
-        raise
-    except Exception as error:  # ONNX Runtime and torch raise their own types
-        text = " ".join(str(error).split())
-        raise OnnxError(f"the network cannot be compared with the file: {type(error).__name__}: {text}") from error
-    if not worst <= TOLERANCE:
-        raise OnnxError(
-            f"the network read from the file differs from it by {worst:.1e} of the largest output ({where}), more than "
-            f"{TOLERANCE:.0e}, so it is not used; if it does so for several images at a time only, export the file "
-            "with a dynamic batch"
-        )
-    return worst
+    except Exception as error:  # ONNX Runtime raises its own types
+        raise OnnxError(f"ONNX Runtime cannot load the file: {' '.join(str(error).split())}") from error
+
+    def answers(images: Array) -> Array:
+        try:
+            return np.concatenate([runner(images[at : at + fixed])[0] for at in range(0, len(images), fixed)])
+        except Exception as error:  # the same
+            raise OnnxError(f"ONNX Runtime cannot run the file: {' '.join(str(error).split())}") from error
+
+    return answers
 
 
 def _answers(network: nn.Module, images: Array, together: int) -> Array:

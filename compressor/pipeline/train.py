@@ -13,7 +13,7 @@ from torch import nn
 
 import models
 from compressor import checkpoint
-from compressor.data import Dataset, load
+from compressor.data import UNLABELLED, Dataset, load
 from compressor.errors import CompressorError, DataError
 from compressor.train import Progress, TrainRecord, TrainSettings, evaluate, resume_path, train
 
@@ -73,6 +73,8 @@ def train_dense(
     # Weights that were trained on a split are trained on: the images held out from them must stay held out.
     split_seed = settings.seed if start is None else split_seed_of(checkpoint.load(start), settings.seed)
     dataset = load(data, seed=split_seed)
+    if dataset.task is UNLABELLED:
+        raise DataError(f"{data} has no labels to learn from: give labelled data, or prune a trained network with it")
     kwargs = {**architecture_kwargs(architecture, dataset), **(architecture_settings or {})}
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)

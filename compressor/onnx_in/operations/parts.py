@@ -46,10 +46,10 @@ def _slice(reader: Reader, node: Node) -> None:
     assert starts is not None
     assert ends is not None
     shape = reader.shape(node.inputs[0])
-    axes = range(len(starts)) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
+    dims = range(len(starts)) if axes is None else list(axes)
+    strides = [1] * len(starts) if steps is None else list(steps)
     cuts = []
-    for axis, start, stop, step in zip(axes, starts, ends, steps, strict=True):
+    for axis, start, stop, step in zip(dims, starts, ends, strides, strict=True):
         dim = int(axis) % len(shape)
         if int(step) < 1:
             raise node.refuse(f"walks backwards (step {int(step)}); steps of 1 and more can be read")
