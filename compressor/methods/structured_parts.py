@@ -84,7 +84,8 @@ class Suffix:
         self._norms = [node.name for node in self._changing if anew and str(node.target) in EPS]
         dtype = torch.bfloat16 if bf16 else None
         self._weights = prepare(self._changing, self._constants, fold=not anew, dtype=dtype)
-        self._relus = {node.name: node.args[0].name for node in self._changing if _may_overwrite(node, prefix)}
+        found = ((node.name, _overwrites(node, prefix)) for node in self._changing)
+        self._relus = {name: source for name, source in found if source is not None}
         # Values of the prefix that others than masked layers read: they stand side by side, once for each mask.
         self._spread = {
             source.name
@@ -184,8 +185,8 @@ def _pick(x: Tensor, live: Tensor, dim: int) -> Tensor:
     picked = torch.empty(
         (number, len(live), height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
     )
-    for own, part in zip(picked.split(_PICKED), x.split(_PICKED), strict=True):
-        own.copy_(part.index_select(dim, live))
+    for start in range(0, number, _PICKED):
+        picked[start : start + _PICKED].copy_(x[start : start + _PICKED].index_select(dim, live))
     return picked
 
 
@@ -194,13 +195,13 @@ def _passed_on(norm: fx.Node, layer: str, env: Env) -> Any:
     return env[layer] if "native" not in str(norm.target) else (env[layer], None, None)
 
 
-def _may_overwrite(node: fx.Node, prefix: Prefix) -> bool:
-    """Whether a ReLU is the only reader of a value that was made for it."""
+def _overwrites(node: fx.Node, prefix: Prefix) -> str | None:
+    """The value that a ReLU alone reads and that was made for it; None where there is none."""
     source = node.args[0] if node.args else None
     if str(node.target) != "aten.relu.default" or not isinstance(source, fx.Node):
-        return False
+        return None
     made = str(source.target) in EPS or str(source.target).startswith(("aten.conv", "aten.linear"))
-    return made and source.name in prefix.changing and len(source.users) == 1
+    return source.name if made and source.name in prefix.changing and len(source.users) == 1 else None
 
 
 def _overwritten(source: str, env: Env) -> Tensor:
