@@ -117,7 +117,7 @@ void SparseConv::run_item(const SparsePlan& plan, const Item& item) const {
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     planes = carver.take<float>(plan.plane_floats());
-    tile_rows = carver.take<float>(int64_t{kBlockRows} * plan.tile_pixels + kMaxLanes);
+    tile_rows = carver.take<float>(int64_t{kBlockRows} * plan.tile_pixels);
     return carver.used();
   };
   const Scratch scratch(carve(nullptr));

@@ -63,7 +63,7 @@ void cut_tiles(SparsePlan* plan, int32_t lanes) {
       const int32_t y = p / width;
       plan->pieces.push_back({p + y * (plan->plane_width - width), p - first});
       const int32_t row_end = plan->plane_width == width ? end : (y + 1) * width;
-      p = std::min({end, row_end, p + lanes});
+      p = std::min({end, row_end, p + lanes - (p - first) % lanes});
     }
     plan->tiles.push_back(tile);
   }
