@@ -36,6 +36,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .copy_plane = copy_plane,
     .gather = gather,
     .multiply = multiply,
+    .few_pixels = kFewPixels,
 };
 
 }  // namespace compress

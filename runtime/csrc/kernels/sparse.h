@@ -198,6 +198,36 @@ void multiply_tile(const MultiplyTask& task) {
   }
 }
 
+// Where an output's weights of one row fit into a vector, a handful of pixels can be broadcast against them
+// instead.
+constexpr int kFewPixels = kMaxTile <= kLanes ? kMaxTile / 2 : 0;
+
+template <int kPixels>
+void multiply_few(const MultiplyTask& task) {
+  Vec sums[kPixels];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p) sums[p] = zero();
+  const float* x = task.x;
+  const float* w = task.w;
+  for (int r = 0; r < task.num_rows; ++r, x += kLanes, w += task.num_outputs) {
+    const Vec weights = load(w);  // those behind the panel's outputs are computed with and thrown away
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) sums[p] = mul_add(weights, broadcast(x + p), sums[p]);
+  }
+  const Vec lower = broadcast(&task.lower);
+  const Vec upper = broadcast(&task.upper);
+  float lanes[kLanes];
+  for (int p = 0; p < kPixels; ++p) {
+    float* y = task.y + p;
+    if (task.adds) {
+      for (int o = 0; o < task.num_outputs; ++o) lanes[o] = y[o * task.y_stride];
+    }
+    const Vec start = load_first(task.adds ? lanes : task.bias, task.num_outputs);
+    store(lanes, clamp(add(sums[p], start), lower, upper));
+    for (int o = 0; o < task.num_outputs; ++o) y[o * task.y_stride] = lanes[o];
+  }
+}
+
 using MultiplyFunction = void (*)(const MultiplyTask&);
 
 // The kernel for a tile of `outputs`, found by counting down so that the list follows kMaxTile.
@@ -211,7 +241,21 @@ MultiplyFunction multiply_function(int outputs) {
   }
 }
 
+template <int kPixels = kFewPixels>
+MultiplyFunction few_function(int pixels) {
+  if constexpr (kPixels == 0) {
+    return nullptr;
+  } else {
+    return pixels == kPixels ? multiply_few<kPixels> : few_function<kPixels - 1>(pixels);
+  }
+}
+
 void multiply(const MultiplyTask& task) {
+  // From four outputs on, both ways add a pixel's products up in the same order.
+  if (task.num_vectors == 1 && task.num_outputs >= 4 && task.pixels < task.num_outputs &&
+      task.pixels <= kFewPixels) {
+    return few_function(task.pixels)(task);
+  }
   (task.num_vectors == 2 ? multiply_function<2>(task.num_outputs)
                          : multiply_function<1>(task.num_outputs))(task);
 }

@@ -137,7 +137,7 @@ struct GatherTask {
 // y[o * y_stride + p] = clamp(sum over rows r of w[r][o] * x[r][p] + start, lower, upper) for all outputs o
 // and pixels p of a tile, where start is bias[o], or with `adds` what y holds; NaN passes through.
 //   x [num_rows][num_vectors * lanes], w [num_rows][num_outputs]; 1 to 2 vectors, 1 to max_tile outputs, 1 to
-//   num_vectors * lanes pixels; everything aligned as floats.
+//   num_vectors * lanes pixels; everything aligned as floats; w readable one vector past its end.
 struct MultiplyTask {
   const float* x;
   const float* w;
@@ -195,6 +195,9 @@ struct KernelTable {
   void (*gather)(const GatherTask& task);
 
   void (*multiply)(const MultiplyTask& task);
+
+  // Up to so many pixels, a tile of one vector costs about as much as its pixels and not as a vector of them.
+  int32_t few_pixels;
 };
 
 }  // namespace compress
