@@ -1,8 +1,9 @@
 """Which form a convolution with zeros in its weights takes in a file, decided by a rule fitted to measurements.
 
-With R of C*kh*kw rows alive, K outputs and P output pixels, one thread, in vector multiply-adds of 16 floats:
+With R of C*kh*kw rows alive, K outputs (K' in whole vectors), P output and Q input pixels, one thread, in vector
+multiply-adds of 16 floats:
 
-    dense    C*kh*kw * K * P/16            sparse    R * (K + GATHER) * ceil(P/16) + COPY * C * P/16 + FIXED
+    dense    C*kh*kw * K' * P/16           sparse    R * (K + GATHER) * ceil(P/16) + C * (COPY * Q/16 + PLANE) + CALL
 
 The rule knows the sizes alone, so that a file does not depend on the machine that wrote it.
 """
@@ -20,9 +21,10 @@ SPARSE_MODES = ("auto", "always", "never")
 LEAST_SPEEDUP = 1.1
 """Below it a layer stays dense: less would be lost again where ONNX Runtime changes between its layouts."""
 
-# Fitted to `tests/benchmarks/sparse_layers.py --fit` on an AVX-512 core: gathering a vector of a row, copying a vector
-# of an input plane, and what every call costs.
-_GATHER, _COPY, _FIXED = 8.0, 18.0, 5000.0
+# Fitted to 17 layers (1x1 to 5x5, 3 to 256 channels, planes of 2 to 56, a third to all of the rows alive) in the way of
+# tests/benchmarks/sparse_layers.py on an AVX-512 core. In a few of them the rule keeps a layer dense that would have
+# gained up to a third; in none does it choose a SparseConv that loses.
+_GATHER, _COPY, _PLANE, _CALL = 6.0, 14.0, 60.0, 3000.0
 _LANES = 16
 
 
@@ -68,7 +70,9 @@ class LayerForm:
         return f"{self.layer}: {name}, {self.rows} of {self.all_rows} rows alive{smaller}; {self.reason}"
 
 
-def predicted_speedup(*, outputs: int, channels: int, rows: int, all_rows: int, pixels: int | None) -> float:
+def predicted_speedup(
+    *, outputs: int, channels: int, rows: int, all_rows: int, pixels: int | None, stride_area: int = 1
+) -> float:
     """Returns how many times faster a SparseConv is than a dense convolution, by the rule above.
 
     Args:
@@ -77,6 +81,7 @@ def predicted_speedup(*, outputs: int, channels: int, rows: int, all_rows: int, 
         rows: R, at least 1.
         all_rows: C*kh*kw.
         pixels: P, of one sample; None where it is not known: many.
+        stride_area: Input pixels for each output pixel, Q / P.
 
     >>> predicted_speedup(outputs=128, channels=128, rows=576, all_rows=1152, pixels=28 * 28) > 1.6
     True
@@ -85,9 +90,10 @@ def predicted_speedup(*, outputs: int, channels: int, rows: int, all_rows: int, 
     """
     many = 1 << 20
     pixels = many if pixels is None else pixels
-    dense = all_rows * outputs * pixels / _LANES
-    sparse = rows * (outputs + _GATHER) * math.ceil(pixels / _LANES) + _COPY * channels * pixels / _LANES + _FIXED
-    return dense / sparse
+    dense = all_rows * math.ceil(outputs / _LANES) * pixels
+    product = rows * (outputs + _GATHER) * math.ceil(pixels / _LANES)
+    copies = channels * (_COPY * pixels * stride_area / _LANES + _PLANE)
+    return dense / (product + copies + _CALL)
 
 
 def check_mode(mode: str) -> None:

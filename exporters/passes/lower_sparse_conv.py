@@ -72,7 +72,12 @@ class LowerSparseConv:
         rows = (kept != 0).any(axis=0)
         count = int(rows.sum())
         gain = predicted_speedup(
-            outputs=outputs, channels=channels, rows=count, all_rows=rows.size, pixels=_pixels(node)
+            outputs=outputs,
+            channels=channels,
+            rows=count,
+            all_rows=rows.size,
+            pixels=_pixels(node),
+            stride_area=math.prod(_pair(node, "strides")),
         )
         sparse = False
         if int(node.attrs.get("group", 1)) != 1:

@@ -65,7 +65,10 @@ SparseConv::SparseConv(const SparseSpec& spec, const KernelTable* kernels)
       num_rows_(static_cast<int32_t>(spec.num_rows())),
       panels_((outputs_ + kernels->max_tile - 1) / kernels->max_tile),
       rows_(sparse_rows(spec)) {
-  weight_ = Buffer(sizeof(float) * static_cast<size_t>(outputs_) * static_cast<size_t>(num_rows_));
+  // A tile of few pixels reads whole vectors of weights.
+  weight_ =
+      Buffer(sizeof(float) * (static_cast<size_t>(outputs_) * static_cast<size_t>(num_rows_) + kMaxLanes));
+  std::fill_n(weight_.floats() + int64_t{outputs_} * num_rows_, kMaxLanes, 0.0f);
   float* packed = weight_.floats();
   for (int32_t panel = 0; panel < panels_; ++panel) {
     for (int64_t r = 0; r < num_rows_; ++r) {
@@ -86,7 +89,7 @@ std::shared_ptr<const SparsePlan> SparseConv::plan(int64_t height, int64_t width
   if (plan_ == nullptr || plan_->input_height != height || plan_->input_width != width ||
       plan_->samples != samples) {
     plan_ = std::make_shared<const SparsePlan>(
-        make_sparse_plan(spec_, rows_, kernels_->lanes, {samples, spec_.channels, height, width}, threads));
+        make_sparse_plan(spec_, rows_, *kernels_, {samples, spec_.channels, height, width}, threads));
   }
   return plan_;
 }
@@ -117,7 +120,7 @@ void SparseConv::run_item(const SparsePlan& plan, const Item& item) const {
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     planes = carver.take<float>(plan.plane_floats());
-    tile_rows = carver.take<float>(int64_t{kBlockRows} * plan.tile_pixels + kMaxLanes);
+    tile_rows = carver.take<float>(int64_t{kBlockRows} * plan.tile_pixels);
     return carver.used();
   };
   const Scratch scratch(carve(nullptr));
@@ -129,30 +132,24 @@ void SparseConv::run_item(const SparsePlan& plan, const Item& item) const {
               planes + static_cast<int64_t>(p) * plan.plane_size);
   }
 
-  const int64_t height = std::min<int64_t>(plan.band_rows, plan.output_height - first_row);
-  const auto band_pixels = static_cast<int32_t>(height * plan.output_width);
-  const int32_t lanes = kernels_->lanes;
   const int32_t num_blocks = (num_rows_ + kBlockRows - 1) / kBlockRows;
   const auto first_of = [&](int32_t block) {
     return static_cast<int32_t>(int64_t{num_rows_} * block / num_blocks);
   };
-  for (int32_t t = 0; t * plan.tile_pixels < band_pixels; ++t) {
-    const int32_t pixels = std::min(plan.tile_pixels, band_pixels - t * plan.tile_pixels);
-    const SparseTile tile = plan.tiles[static_cast<size_t>(t)];
+  const auto& tiles = item.band + 1 == plan.num_bands ? plan.last_tiles : plan.tiles;
+  for (const SparseTile& tile : tiles) {
     MultiplyTask product = {};
-    product.num_vectors = (pixels + lanes - 1) / lanes;
+    product.num_vectors = (tile.pixels + kernels_->lanes - 1) / kernels_->lanes;
 
     GatherTask gather = {};
     gather.planes = planes;
     gather.pieces = plan.pieces.data() + tile.first_piece;
-    while (gather.num_pieces < tile.num_pieces && gather.pieces[gather.num_pieces].target < pixels) {
-      ++gather.num_pieces;
-    }
-    gather.width = product.num_vectors * lanes;
+    gather.num_pieces = tile.num_pieces;
+    gather.width = product.num_vectors * kernels_->lanes;
     gather.out = tile_rows;
 
     product.x = tile_rows;
-    product.pixels = pixels;
+    product.pixels = tile.pixels;
     product.y_stride = plan.output_pixels();
     for (int32_t block = 0; block < num_blocks; ++block) {
       const int32_t first_in_block = first_of(block);
@@ -170,7 +167,7 @@ void SparseConv::run_item(const SparsePlan& plan, const Item& item) const {
         product.w =
             weight_.floats() + int64_t{first} * num_rows_ + int64_t{first_in_block} * product.num_outputs;
         product.bias = bias_.floats() + first;
-        product.y = item.y + first * product.y_stride + first_row * plan.output_width + t * plan.tile_pixels;
+        product.y = item.y + first * product.y_stride + first_row * plan.output_width + tile.first_pixel;
         kernels_->multiply(product);
       }
     }

@@ -20,14 +20,25 @@ constexpr double kCopyCost = 4.0;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Vectors of pixels, or as much time, that a band of `rows` takes.
+double band_vectors(const SparsePlan& plan, int64_t rows, const KernelTable& kernels) {
+  const int64_t pixels = rows * plan.output_width;
+  const int64_t rest = pixels % kernels.lanes;
+  const double last = rest == 0                    ? 0.0
+                      : rest <= kernels.few_pixels ? static_cast<double>(rest) / kernels.max_tile
+                                                   : 1.0;
+  return static_cast<double>(pixels / kernels.lanes) + last;
+}
+
 // Vector multiply-adds, or as much time, of bands of `rows` outputs, times what idle threads lose.
-double cost(const SparseSpec& spec, const SparsePlan& plan, int64_t rows, int32_t lanes, int threads) {
+double cost(const SparseSpec& spec, const SparsePlan& plan, int64_t rows, const KernelTable& kernels,
+            int threads) {
   const int64_t bands = ceil_div(plan.output_height, rows);
   const int64_t last = plan.output_height - (bands - 1) * rows;
-  const auto vectors = static_cast<double>((bands - 1) * ceil_div(rows * plan.output_width, lanes) +
-                                           ceil_div(last * plan.output_width, lanes));
+  const double vectors =
+      static_cast<double>(bands - 1) * band_vectors(plan, rows, kernels) + band_vectors(plan, last, kernels);
   const double copied = static_cast<double>(bands * (rows + plan.plane_height) * plan.plane_width) *
-                        static_cast<double>(plan.planes.size()) / lanes;
+                        static_cast<double>(plan.planes.size()) / kernels.lanes;
   const double work =
       vectors * static_cast<double>(spec.num_rows()) * (static_cast<double>(spec.outputs()) + kGatherCost) +
       copied * kCopyCost;
@@ -36,14 +47,14 @@ double cost(const SparseSpec& spec, const SparsePlan& plan, int64_t rows, int32_
 }
 
 // Rows of a band: the cheapest number whose planes stay near.
-int32_t choose_band(const SparseSpec& spec, const SparsePlan& plan, int32_t lanes, int threads) {
+int32_t choose_band(const SparseSpec& spec, const SparsePlan& plan, const KernelTable& kernels, int threads) {
   int64_t best = 1;
-  double least = cost(spec, plan, 1, lanes, threads);
+  double least = cost(spec, plan, 1, kernels, threads);
   for (int64_t rows = 2; rows <= plan.output_height; ++rows) {
     const int64_t floats =
         (rows + plan.plane_height) * plan.plane_width * static_cast<int64_t>(plan.planes.size());
-    if (floats > kMostPlaneFloats && rows > 1) break;
-    const double found = cost(spec, plan, rows, lanes, threads);
+    if (floats > kMostPlaneFloats) break;
+    const double found = cost(spec, plan, rows, kernels, threads);
     if (found <= least) {
       least = found;
       best = rows;
@@ -52,21 +63,28 @@ int32_t choose_band(const SparseSpec& spec, const SparsePlan& plan, int32_t lane
   return static_cast<int32_t>(best);
 }
 
-// Cuts a band's pixels into tiles, and these into pieces: where an output row ends, and into vectors.
-void cut_tiles(SparsePlan* plan, int32_t lanes) {
-  const int32_t width = static_cast<int32_t>(plan->output_width);
-  const int32_t pixels = plan->band_rows * width;
-  for (int32_t first = 0; first < pixels; first += plan->tile_pixels) {
-    SparseTile tile = {static_cast<int32_t>(plan->pieces.size()), 0};
-    const int32_t end = std::min(pixels, first + plan->tile_pixels);
+// Cuts the pixels of a band of `rows` into tiles, and these into pieces: where an output row ends, and into
+// vectors.
+std::vector<SparseTile> cut_tiles(SparsePlan* plan, int64_t rows, const KernelTable& kernels) {
+  const int32_t lanes = kernels.lanes;
+  const auto width = static_cast<int32_t>(plan->output_width);
+  const auto pixels = static_cast<int32_t>(rows * width);
+  std::vector<SparseTile> tiles;
+  for (int32_t first = 0; first < pixels; first += tiles.back().pixels) {
+    SparseTile tile = {first, std::min(plan->tile_pixels, pixels - first),
+                       static_cast<int32_t>(plan->pieces.size()), 0};
+    // A few pixels behind a whole vector are cheaper alone.
+    if (tile.pixels > lanes && tile.pixels <= lanes + kernels.few_pixels) tile.pixels = lanes;
+    const int32_t end = first + tile.pixels;
     for (int32_t p = first; p < end; ++tile.num_pieces) {
       const int32_t y = p / width;
       plan->pieces.push_back({p + y * (plan->plane_width - width), p - first});
       const int32_t row_end = plan->plane_width == width ? end : (y + 1) * width;
-      p = std::min({end, row_end, p + lanes});
+      p = std::min({end, row_end, p + lanes - (p - first) % lanes});
     }
-    plan->tiles.push_back(tile);
+    tiles.push_back(tile);
   }
+  return tiles;
 }
 
 }  // namespace
@@ -83,15 +101,15 @@ std::vector<SparseRow> sparse_rows(const SparseSpec& spec) {
   return rows;
 }
 
-SparsePlan make_sparse_plan(const SparseSpec& spec, const std::vector<SparseRow>& rows, int32_t lanes,
-                            const Dims& x, int threads) {
+SparsePlan make_sparse_plan(const SparseSpec& spec, const std::vector<SparseRow>& rows,
+                            const KernelTable& kernels, const Dims& x, int threads) {
   SparsePlan plan = {};
   plan.samples = x[0];
   plan.input_height = x[2];
   plan.input_width = x[3];
   plan.output_height = spec.y().outputs(x[2]);
   plan.output_width = spec.x().outputs(x[3]);
-  plan.tile_pixels = 2 * lanes;
+  plan.tile_pixels = 2 * kernels.lanes;
 
   // Each row's plane, and where in it the band's first output reads.
   const auto stride_y = static_cast<int32_t>(spec.strides[0]);
@@ -125,7 +143,7 @@ SparsePlan make_sparse_plan(const SparseSpec& spec, const std::vector<SparseRow>
 
   plan.plane_width = static_cast<int32_t>(plan.output_width) + border_x;
   plan.plane_height = border_y;  // of the border alone, until the band is chosen
-  plan.band_rows = choose_band(spec, plan, lanes, threads);
+  plan.band_rows = choose_band(spec, plan, kernels, threads);
   plan.num_bands = static_cast<int32_t>(ceil_div(plan.output_height, plan.band_rows));
   plan.num_slices = static_cast<int32_t>(std::max<int64_t>(1, threads / (plan.num_bands * plan.samples)));
   plan.plane_height += plan.band_rows;
@@ -135,7 +153,9 @@ SparsePlan make_sparse_plan(const SparseSpec& spec, const std::vector<SparseRow>
     plan.row_offsets.push_back(
         static_cast<int32_t>(place.plane * plan.plane_size + int64_t{place.y} * plan.plane_width + place.x));
   }
-  cut_tiles(&plan, lanes);
+  plan.tiles = cut_tiles(&plan, plan.band_rows, kernels);
+  const int64_t last_rows = plan.output_height - int64_t{plan.num_bands - 1} * plan.band_rows;
+  plan.last_tiles = last_rows == plan.band_rows ? plan.tiles : cut_tiles(&plan, last_rows, kernels);
   return plan;
 }
 

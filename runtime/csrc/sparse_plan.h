@@ -25,8 +25,9 @@ struct SparsePlane {
   int32_t channel, y, x;
 };
 
-// Output pixels that are computed together.
+// Output pixels of a band that are computed together.
 struct SparseTile {
+  int32_t first_pixel, pixels;
   int32_t first_piece, num_pieces;
 };
 
@@ -41,8 +42,9 @@ struct SparsePlan {
   std::vector<SparsePlane> planes;
   std::vector<int32_t> row_offsets;  // of each row, in the planes of a band
   int32_t tile_pixels;
-  std::vector<Piece> pieces;  // of a whole band's tiles
-  std::vector<SparseTile> tiles;
+  std::vector<Piece> pieces;           // of all tiles
+  std::vector<SparseTile> tiles;       // of a band
+  std::vector<SparseTile> last_tiles;  // of the last band
 
   int64_t output_pixels() const { return output_height * output_width; }
   int64_t plane_floats() const {
@@ -51,8 +53,8 @@ struct SparsePlan {
 };
 
 // The plan for a non-empty output on `threads` threads.
-SparsePlan make_sparse_plan(const SparseSpec& spec, const std::vector<SparseRow>& rows, int32_t lanes,
-                            const Dims& x, int threads);
+SparsePlan make_sparse_plan(const SparseSpec& spec, const std::vector<SparseRow>& rows,
+                            const KernelTable& kernels, const Dims& x, int threads);
 
 }  // namespace compress
 

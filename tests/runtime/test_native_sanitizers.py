@@ -11,13 +11,16 @@ import pytest
 CASES = 40
 DEBUG = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=", "-DCOMPRESS_HOST=ON")
 HOST = ("tests", "runtime", "native", "compress_host")
+SPARSE_HOST = (*HOST[:-1], "compress_sparse_host")
 
 
 def sanitized(tmp_path_factory, sanitizer):
     folder = tmp_path_factory.mktemp(sanitizer.replace(",", "_"))
     if not native_build.have_sanitizer(folder, sanitizer):
         pytest.skip(f"no cmake, or no C++20 compiler with -fsanitize={sanitizer}")
-    return native_build.build(folder / "build", *DEBUG, f"-DCOMPRESS_SANITIZE={sanitizer}", targets=["compress_host"])
+    return native_build.build(
+        folder / "build", *DEBUG, f"-DCOMPRESS_SANITIZE={sanitizer}", targets=[HOST[-1], SPARSE_HOST[-1]]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,14 @@ def test_random_layers_are_right_and_touch_nothing_else(memory_build):
     said = native_build.run(memory_build.joinpath(*HOST), str(CASES), cwd=memory_build, environment=environment)
     names = " ".join(reference.isa_names())
     assert re.fullmatch(rf"\d+ shapes and {CASES} random cases are right: {names}\n", said)
+
+
+@pytest.mark.parametrize("sanitizer", ["memory", "thread"])
+def test_sparse_layers_are_right_and_touch_nothing_else(request, sanitizer):
+    build = request.getfixturevalue(f"{sanitizer}_build")
+    cases = 15 if sanitizer == "memory" else 5  # each on every instruction set, with variations
+    said = native_build.run(build.joinpath(*SPARSE_HOST), str(cases), cwd=build)
+    assert said == f"{cases} sparse cases are right\n"
 
 
 def test_eight_threads_in_one_layer_do_not_race(thread_build):

@@ -34,8 +34,9 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .count_reaching = count_reaching,
     .unpack = unpack,
     .copy_plane = copy_plane,
-    .gather = gather<>,
+    .gather = gather,
     .multiply = multiply,
+    .few_pixels = kFewPixels,
 };
 
 }  // namespace compress

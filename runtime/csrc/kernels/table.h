@@ -104,8 +104,8 @@ struct PackTask {
 
 // One plane of a band's input: to[i][j] = from[i * from_step + j * stride] for j in [begin, end), 0 for the
 // other columns up to `width`, for every row i.
-//   0 <= begin <= end <= width; `to` has rows of `width` floats without gaps and is writable one vector past
-//   the last. Nothing but the values named is read. from may lie outside of its array where begin == end.
+//   0 <= begin <= end <= width; rows of `width` floats follow each other in `to`. Nothing but the values
+//   named is read, and nothing else written.
 struct CopyTask {
   const float* from;
   int64_t from_step;
@@ -114,7 +114,7 @@ struct CopyTask {
   int32_t rows, width, begin, end;
 };
 
-// Output pixels of one tile that lie side by side, in the output as in each row's input: a vector at most.
+// Output pixels of one tile that lie side by side, in the output as in each row's input, and in one vector.
 struct Piece {
   int32_t source;  // floats behind where a row's first output pixel reads
   int32_t target;  // first pixel in the tile
@@ -122,8 +122,8 @@ struct Piece {
 
 // out[r][p] = planes[rows[r] + source of pixel p] for every row and pixel of a tile: the rows of a lowered
 // feature map (im2col) that exist, and no others.
-//   Pieces are ascending and cover the pixels from 0 on without gaps. Whole vectors are copied: `planes` must
-//   be readable and `out` writable one vector past the last; lanes behind the pixels hold anything.
+//   Pieces are ascending and cover the pixels from 0 on without gaps. `planes` must be readable one vector
+//   past the last; lanes behind the pixels hold anything.
 struct GatherTask {
   const float* planes;
   const int32_t* rows;
@@ -137,7 +137,7 @@ struct GatherTask {
 // y[o * y_stride + p] = clamp(sum over rows r of w[r][o] * x[r][p] + start, lower, upper) for all outputs o
 // and pixels p of a tile, where start is bias[o], or with `adds` what y holds; NaN passes through.
 //   x [num_rows][num_vectors * lanes], w [num_rows][num_outputs]; 1 to 2 vectors, 1 to max_tile outputs, 1 to
-//   num_vectors * lanes pixels; everything aligned as floats.
+//   num_vectors * lanes pixels; everything aligned as floats; w readable one vector past its end.
 struct MultiplyTask {
   const float* x;
   const float* w;
@@ -195,6 +195,9 @@ struct KernelTable {
   void (*gather)(const GatherTask& task);
 
   void (*multiply)(const MultiplyTask& task);
+
+  // Up to so many pixels, a tile of one vector costs about as much as its pixels and not as a vector of them.
+  int32_t few_pixels;
 };
 
 }  // namespace compress
