@@ -236,7 +236,7 @@ def _winners(variant: FBSVariant, winners: str) -> list[str]:
         ]
     else:
         lines = [
-            "best, by_saliency = TopK<axis=1>(s, k)",
+            "best, by_saliency = TopK<axis=1, sorted=0>(s, k)",
             f"{winners}, position = TopK<axis=1, largest=0>(by_saliency, k)",
             f"won = GatherElements<axis=1>(s, {winners})",
         ]

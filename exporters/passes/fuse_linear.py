@@ -1,56 +1,92 @@
 """Takes a linear layer behind unpacked planes into one Linear, which reads the weights of live channels alone.
 
-Relu(Gemm(Flatten(ToNCHW(Unpack(x, i))), W, b))   becomes   Linear(x, i, W, b, lower=0)
+Relu(Gemm(Flatten(ToNCHW(Unpack(x, i))), W, b))         becomes   Linear(x, i, W, b, lower=0)
+Gemm(Flatten(MaxPool(ToNCHW(Unpack(x, i)))), W, b)      becomes   Linear(ToNHWC(MaxPool(ToNCHW(x))), i, W, b)
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from exporters import opset
-from exporters.surgery import NHWC_TO_NCHW, add_node, constant_value, fresh_name, is_transpose, only_consumer
+from exporters.surgery import (
+    NCHW_TO_NHWC,
+    NHWC_TO_NCHW,
+    add_node,
+    add_transpose,
+    constant_value,
+    fresh_name,
+    is_transpose,
+    only_consumer,
+    transposed,
+)
 
 __all__ = ["fuse_linear"]
+
+# A plane of zeros stays one.
+_POOLS = frozenset(["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"])
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a Gemm reads, flattened: an Unpack's planes, through pools, the last one first."""
+
+    unpack: gs.Node
+    pools: tuple[gs.Node, ...]
+    planes: gs.Tensor  # (N, C, H, W)
 
 
 def fuse_linear(graph: gs.Graph) -> int:
     """Changes `graph`; returns the number of layers fused.
 
-    1. A Gemm with constant weights, without factors, whose data come through Flatten or Reshape to (N, C*H*W), and
-       ToNCHW, from an Unpack with planes of known size: fused. Others may read the Unpack too.
+    1. A Gemm with constant weights, without factors, whose data come through Flatten or Reshape to (N, C*H*W), any
+       pools, and ToNCHW, from an Unpack with planes of known size: fused. The pools work on packed planes; others may
+       read them and the Unpack too.
     2. A Relu that alone reads the Gemm: becomes its lower bound.
     3. Anything else: left as it is.
     """
     fused = 0
     for node in list(graph.nodes):
-        unpack = _source(node)
-        constants = None if unpack is None else _constants(node, unpack)
-        if unpack is None or constants is None:
+        source = _source(node)
+        constants = None if source is None else _constants(node, source)
+        if source is None or constants is None:
             continue
-        _fuse(graph, node, unpack, constants)
+        _fuse(graph, node, source, constants)
         fused += 1
     graph.cleanup().toposort()
     return fused
 
 
-def _source(gemm: gs.Node) -> gs.Node | None:
-    """The Unpack whose planes a Gemm reads, flattened; None for any other node."""
-    if gemm.domain or gemm.op != "Gemm" or gemm.attrs.get("transA", 0) or not gemm.inputs[0].inputs:
+def _source(gemm: gs.Node) -> _Source | None:
+    if gemm.domain or gemm.op != "Gemm" or gemm.attrs.get("transA", 0):
         return None
     if gemm.attrs.get("alpha", 1.0) != 1.0 or gemm.attrs.get("beta", 1.0) != 1.0:
         return None
-    flat = gemm.inputs[0].inputs[0]
-    if flat.domain or flat.op not in ("Flatten", "Reshape") or not flat.inputs[0].inputs:
+    flat = _maker(gemm)
+    if flat is None or flat.domain or flat.op not in ("Flatten", "Reshape"):
         return None
-    to_nchw = flat.inputs[0].inputs[0]
-    if not is_transpose(to_nchw, NHWC_TO_NCHW) or not to_nchw.inputs[0].inputs:
+    pools: list[gs.Node] = []
+    node = _maker(flat)
+    while node is not None and not node.domain and node.op in _POOLS and len(node.outputs) == 1:
+        pools.append(node)
+        node = _maker(node)
+    if node is None or not is_transpose(node, NHWC_TO_NCHW):
         return None
-    unpack = to_nchw.inputs[0].inputs[0]
-    return unpack if unpack.domain == opset.DOMAIN and unpack.op == opset.UNPACK.name else None
+    unpack = _maker(node)
+    if unpack is None or unpack.domain != opset.DOMAIN or unpack.op != opset.UNPACK.name:
+        return None
+    return _Source(unpack, tuple(pools), flat.inputs[0])
 
 
-def _constants(gemm: gs.Node, unpack: gs.Node) -> tuple[gs.Constant, gs.Constant] | None:
+def _maker(node: gs.Node) -> gs.Node | None:
+    """The node that makes a node's first input."""
+    return node.inputs[0].inputs[0] if node.inputs and node.inputs[0].inputs else None
+
+
+def _constants(gemm: gs.Node, source: _Source) -> tuple[gs.Constant, gs.Constant] | None:
     """W (C*H*W, K) and b (K,) where all sizes are known and fit."""
-    weight, shape, flat = constant_value(gemm.inputs[1]), unpack.outputs[0].shape, gemm.inputs[0].shape
+    weight, shape, flat = constant_value(gemm.inputs[1]), source.planes.shape, gemm.inputs[0].shape
     if weight is None or weight.ndim != 2 or shape is None or flat is None or len(flat) != 2:
         return None
     rows = weight.T if gemm.attrs.get("transB", 0) else weight
@@ -64,7 +100,7 @@ def _constants(gemm: gs.Node, unpack: gs.Node) -> tuple[gs.Constant, gs.Constant
     return gs.Constant(gemm.inputs[1].name, values[0]), gs.Constant(f"{gemm.name}.bias", values[1])
 
 
-def _fuse(graph: gs.Graph, gemm: gs.Node, unpack: gs.Node, constants: tuple[gs.Constant, gs.Constant]) -> None:
+def _fuse(graph: gs.Graph, gemm: gs.Node, source: _Source, constants: tuple[gs.Constant, gs.Constant]) -> None:
     last, lower = gemm, -opset.FLOAT_MAX
     following = only_consumer(graph, gemm.outputs[0])
     if following is not None and following.op == "Relu" and not following.domain:
@@ -76,12 +112,26 @@ def _fuse(graph: gs.Graph, gemm: gs.Node, unpack: gs.Node, constants: tuple[gs.C
     add_node(
         graph,
         opset.LINEAR.name,
-        [*unpack.inputs, *constants],
+        [_pooled(graph, source), source.unpack.inputs[1], *constants],
         name=gemm.name,
         domain=opset.DOMAIN,
-        attrs={"channels": unpack.attrs["channels"], "lower": lower},
+        attrs={"channels": source.unpack.attrs["channels"], "lower": lower},
         outputs=[output],
     )
     for node in (gemm, last):
         node.outputs.clear()
         node.inputs.clear()
+
+
+def _pooled(graph: gs.Graph, source: _Source) -> gs.Tensor:
+    """The packed planes after the pools, channels last."""
+    packed = source.unpack.inputs[0]
+    if not source.pools:
+        return packed
+    planes = transposed(graph, packed, NHWC_TO_NCHW)
+    for pool in reversed(source.pools):
+        samples, _, *size = pool.outputs[0].shape
+        shape = [samples, packed.shape[3], *size]
+        planes = add_node(graph, pool.op, [planes], name=pool.name, attrs=dict(pool.attrs), shape=shape).outputs[0]
+    shape = [planes.shape[axis] for axis in NCHW_TO_NHWC]
+    return add_transpose(graph, planes, NCHW_TO_NHWC, name=source.pools[0].name, shape=shape).outputs[0]

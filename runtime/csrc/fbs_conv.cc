@@ -19,9 +19,10 @@ constexpr double kSqueezeCost = 1.5;
 
 }  // namespace
 
-FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels)
+FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
     : spec_(spec),
       kernels_(kernels),
+      forced_(forced),
       outputs_(static_cast<int32_t>(spec.outputs())),
       inputs_(static_cast<int32_t>(spec.inputs())),
       taps_(static_cast<int32_t>(spec.weight.dims[2] * spec.weight.dims[3])),
@@ -85,8 +86,10 @@ std::shared_ptr<const Geometry> FbsConv::geometry(int64_t height, int64_t width)
 }
 
 // Packing pays where enough pixels share the packed weights. Costs in vector multiply-adds per live channel.
+// Measured against both ways, this choice is the faster one (tests/benchmarks/native_ways.py).
 bool FbsConv::packs(const Geometry& geometry, int32_t channels) const {
   if (winners_ == outputs_ && channels == inputs_) return false;  // the weights are packed as they lie
+  if (forced_ != Way::kNone) return forced_ == Way::kPacked;
   const double pack_cost = kSqueezeCost * taps_ * (all_vectors_ + vectors_);
   const double pixels = static_cast<double>(geometry.tap_pixels);
   return pack_cost + pixels * vectors_ < pixels * all_vectors_;

@@ -19,8 +19,9 @@ namespace compress {
 
 class FbsConv {
  public:
-  // Copies what it needs out of `spec`, which must have passed check_layer.
-  FbsConv(const LayerSpec& spec, const KernelTable* kernels);
+  // Copies what it needs out of `spec`, which must have passed check_layer. `forced`: kPacked or kAll
+  // wherever there is a choice, kNone to choose by what each costs.
+  FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced = Way::kNone);
 
   // What check_input reads; the tensors' data pointers are not valid any more.
   const LayerSpec& spec() const { return spec_; }
@@ -56,6 +57,7 @@ class FbsConv {
 
   LayerSpec spec_;
   const KernelTable* kernels_;
+  Way forced_;
   int32_t outputs_, inputs_, taps_, winners_;
   int32_t lanes_, all_vectors_, vectors_;  // vectors of all outputs, and of winners
 

@@ -54,7 +54,7 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
     spec.post_shift = constant_if_any(api, info, 6, "D");
     require(check_layer(spec));
     const Setting& setting = static_cast<const Op*>(op)->setting;
-    auto layer = std::make_unique<const FbsConv>(spec, setting.kernels);
+    auto layer = std::make_unique<const FbsConv>(spec, setting.kernels, setting.way);
     const std::atomic<Way>* const way = &layer->way();
     *kernel = new FbsConvKernel{
         api, setting.threads, spec.post_shift.has_value(), std::move(layer), {node_name(api, info), way}};

@@ -4,6 +4,7 @@
 
 #include "kernels/table.h"
 #include "ort_access.h"
+#include "ways.h"
 
 namespace compress {
 
@@ -11,6 +12,9 @@ namespace compress {
 struct Setting {
   const KernelTable* kernels;
   int threads;
+  Way way;  // that layers are forced to take where they have a choice; kNone: the one that costs least
+
+  bool operator==(const Setting&) const = default;
 };
 
 struct Op : ort::CustomOp {

@@ -72,11 +72,21 @@ int thread_hint(const Api& api, const OrtSessionOptions* options) {
   return threads;
 }
 
+// For measurements: both ways of a layer beside each other.
+Way forced_way(const Api& api, const OrtSessionOptions* options) {
+  const std::string value = config_entry(api, options, "compress.way");
+  const Way way = way_named(value);
+  if (!value.empty() && way != Way::kPacked && way != Way::kAll) {
+    require("session config entry compress.way is '" + value + "'; choose from: packed, all");
+  }
+  return way;
+}
+
 void register_ops(const Api& api, OrtSessionOptions* options) {
   std::string error;
   const Isa* isa = find_isa(config_entry(api, options, "compress.isa"), &error);
   require(error);
-  const Setting setting = {isa->kernels, thread_hint(api, options)};
+  const Setting setting = {isa->kernels, thread_hint(api, options), forced_way(api, options)};
 
   // Domains live as long as the library: sessions made from these options may outlive everything else. There
   // are as many as settings in use.
@@ -85,9 +95,7 @@ void register_ops(const Api& api, OrtSessionOptions* options) {
   const std::lock_guard<std::mutex> lock(mutex);
   registered_table = api.table();
   for (const auto& known : *registrations) {
-    if (known->setting.kernels == setting.kernels && known->setting.threads == setting.threads) {
-      return check(api.add_domain(options, known->domain));
-    }
+    if (known->setting == setting) return check(api.add_domain(options, known->domain));
   }
   auto created = std::make_unique<Registration>();
   created->setting = setting;

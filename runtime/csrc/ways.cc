@@ -36,6 +36,13 @@ const char* text(Way way) {
   return "";
 }
 
+Way way_named(const std::string& name) {
+  for (const Way way : {Way::kStored, Way::kPacked, Way::kAll}) {
+    if (name == text(way)) return way;
+  }
+  return Way::kNone;
+}
+
 WayEntry::WayEntry(std::string name, const std::atomic<Way>* way) : name_(std::move(name)), way_(way) {
   const std::lock_guard<std::mutex> lock(entries().mutex);
   entries().list.push_back(this);

@@ -19,6 +19,9 @@ enum class Way : int {
 // "stored", "packed", "all", or "" for kNone.
 const char* text(Way way);
 
+// The way of a name, kNone for "" and for anything else.
+Way way_named(const std::string& name);
+
 // Makes a layer's way known under its node's name while it lives; of several the youngest counts.
 class WayEntry {
  public:

@@ -1,117 +1,181 @@
-"""One FBS layer on the native kernels against ONNX Runtime's dense convolution, shape by shape.
+"""One FBS layer on the native kernels against ONNX Runtime's dense convolution, shape by shape, as a markdown table.
 
-    taskset -c 3 python tests/benchmarks/native_layers.py --densities 1.0,0.5 --threads 1
+    taskset -c 3 python tests/benchmarks/native_layers.py
+    python tests/benchmarks/native_layers.py --threads 1,4 --batches 1,8 --densities 0.5
 
-Prints, for every shape and density: both times, the speed-up, the multiplications saved, and their quotient (1.00 is
-all of the gain; the predictor's work counts against it). The two sessions take turns run by run, so that a machine
-shared with others disturbs both alike; a time is the 5 % quantile of its runs, the second of each pair, so that what
-the other session left in the caches is gone.
+A row is a layer, threads and batch; a column a density: at 0.5 half of the inputs are live and half of the outputs win,
+other channels for every sample. Each cell: speed-up / multiplications saved = quotient (1.00 is all of the gain; the
+predictor's work counts against it). The two sessions take turns run by run, so that a machine shared with others
+disturbs both alike; a time is the 5 % quantile of its runs, the second of each pair, so that what the other session
+left in the caches is gone. On one thread it is the thread's own processor time: others on the core do not count.
+
+FBS leaves depthwise convolutions dense. Their row is what passing through one costs: packed planes are unpacked,
+brought into ONNX Runtime's layout, convolved and brought back, against the dense layer alone.
 """
 
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+import runtime
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime" / "native"))
 import native_reference as reference
 
-# in, out, plane, kernel, stride
+FLOAT = TensorProto.FLOAT
+
+
+@dataclass(frozen=True)
+class Shape:
+    inputs: int
+    outputs: int
+    plane: int
+    kernel: int = 3
+    stride: int = 1
+    depthwise: bool = False
+
+    def name(self):
+        taps = f"{self.kernel}×{self.kernel}"
+        kind = f"depthwise {taps}" if self.depthwise else taps
+        stride = f", stride {self.stride}" if self.stride > 1 else ""
+        return f"{kind}{stride} {self.inputs}→{self.outputs} @{self.plane}²"
+
+
 SHAPES = (
-    (64, 64, 56, 3, 1),
-    (128, 128, 28, 3, 1),
-    (256, 256, 14, 3, 1),
-    (512, 512, 7, 3, 1),
-    (512, 512, 28, 3, 1),
-    (256, 64, 56, 1, 1),
-    (512, 2048, 7, 1, 1),
-    (1024, 256, 14, 1, 1),
-    (3, 64, 224, 7, 2),
-    (3, 64, 32, 3, 1),
-    (64, 128, 30, 3, 2),
-    (128, 128, 15, 3, 1),
-    (128, 192, 15, 3, 2),
-    (192, 192, 8, 3, 1),
+    Shape(64, 64, 56),
+    Shape(128, 128, 28),
+    Shape(256, 256, 14),
+    Shape(512, 512, 7),
+    Shape(512, 512, 28),
+    Shape(256, 64, 56, kernel=1),
+    Shape(512, 2048, 7, kernel=1),
+    Shape(1024, 256, 14, kernel=1),
+    Shape(3, 64, 224, kernel=7, stride=2),
+    Shape(64, 128, 30, stride=2),
+    Shape(192, 192, 8),
+    Shape(144, 144, 56, depthwise=True),
 )
 
 
-def dense_session(rng, inputs, outputs, plane, kernel, stride, threads):
-    weight = (rng.normal(size=(outputs, inputs, kernel, kernel)) / (inputs * kernel)).astype(np.float32)
-    nodes = [
-        helper.make_node(
-            "Conv", ["X", "W", "B"], ["C"], pads=[kernel // 2] * 4, strides=[stride] * 2, kernel_shape=[kernel] * 2
-        ),
-        helper.make_node("Relu", ["C"], ["Y"]),
+def conv(shape):
+    """ONNX's own layer: constants, and the node from x to y."""
+    rng = np.random.default_rng(0)
+    per_group = 1 if shape.depthwise else shape.inputs
+    weight = rng.normal(size=(shape.outputs, per_group, shape.kernel, shape.kernel)) / (per_group * shape.kernel)
+    constants = [
+        numpy_helper.from_array(weight.astype(np.float32), "W"),
+        numpy_helper.from_array(np.zeros(shape.outputs, np.float32), "B"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "dense",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [1, inputs, plane, plane])],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)],
-        [numpy_helper.from_array(weight, "W"), numpy_helper.from_array(np.zeros(outputs, np.float32), "B")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    node = helper.make_node(
+        "Conv", ["x", "W", "B"], ["c"], pads=[shape.kernel // 2] * 4, strides=[shape.stride] * 2,
+        kernel_shape=[shape.kernel] * 2, group=shape.inputs if shape.depthwise else 1,
+    )  # fmt: skip
+    return constants, node
+
+
+def session(nodes, inputs, output, constants, threads, native=False):
+    graph = helper.make_graph(nodes, "layer", inputs, [output], constants)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("compress", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    if native:
+        options.add_session_config_entry("compress.threads", str(threads))
+        options.register_custom_ops_library(str(runtime.library_path()))
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def alternate(first, second, seconds):
+def dense_run(shape, threads, batch):
+    constants, node = conv(shape)
+    x = helper.make_tensor_value_info("x", FLOAT, [batch, shape.inputs, shape.plane, shape.plane])
+    y = helper.make_tensor_value_info("y", FLOAT, [None] * 4)
+    dense = session([node, helper.make_node("Relu", ["c"], ["y"])], [x], y, constants, threads)
+    image = np.random.default_rng(1).normal(size=(batch, shape.inputs, shape.plane, shape.plane)).astype(np.float32)
+    return lambda: dense.run(None, {"x": image})
+
+
+def fbs_run(shape, density, *, threads, batch, isa):
+    """What runs the layer, and how many times fewer multiplications it takes."""
+    rng = np.random.default_rng(0)
+    live = shape.inputs if shape.inputs <= 4 else max(1, round(shape.inputs * density))  # images keep their channels
+    x, index = reference.make_input(rng, live=live, channels=shape.inputs, batch=batch, size=(shape.plane, shape.plane))
+    if shape.depthwise:
+        constants, node = conv(shape)
+        nodes = [
+            helper.make_node("Unpack", ["X", "I"], ["u"], domain="compress", channels=shape.inputs),
+            helper.make_node("Transpose", ["u"], ["x"], perm=[0, 3, 1, 2]),
+            node,
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("Transpose", ["r"], ["Y"], perm=[0, 2, 3, 1]),
+        ]
+        inputs = [
+            helper.make_tensor_value_info("X", FLOAT, x.shape),
+            helper.make_tensor_value_info("I", TensorProto.INT64, index.shape),
+        ]
+        native = session(
+            nodes, inputs, helper.make_tensor_value_info("Y", FLOAT, [None] * 4), constants, threads, native=True
+        )
+        return lambda: native.run(None, {"X": x, "I": index}), 1.0
+    winners = max(1, round(shape.outputs * density))
+    layer = reference.make_layer(
+        rng,
+        channels=shape.inputs,
+        outputs=shape.outputs,
+        kernel=(shape.kernel, shape.kernel),
+        winners=winners,
+        strides=(shape.stride, shape.stride),
+    )
+    native = reference.open_session(reference.fbs_model(layer), isa, threads)
+    saved = shape.inputs * shape.outputs / (live * winners)
+    return lambda: native.run(None, {"X": x, "I": index}), saved
+
+
+def alternate(first, second, seconds, clock):
     """5 % quantiles of both, in milliseconds."""
     times = ([], [])
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 30:
+    while time.perf_counter() < end or len(times[0]) < 20:
         for run, taken in zip((first, second), times, strict=True):
             run()
-            start = time.perf_counter()
+            start = clock()
             run()
-            taken.append(time.perf_counter() - start)
+            taken.append(clock() - start)
     return [1e3 * float(np.quantile(taken, 0.05)) for taken in times]
 
 
-def measure(shape, density, *, threads, isa, seconds):
-    inputs, outputs, plane, kernel, stride = shape
-    rng = np.random.default_rng(0)
-    live = inputs if inputs <= 4 else max(1, round(inputs * density))  # images keep their channels
-    winners = max(1, round(outputs * density))
-    layer = reference.make_layer(
-        rng, channels=inputs, outputs=outputs, kernel=(kernel, kernel), winners=winners, strides=(stride, stride)
-    )
-    native = reference.open_session(reference.fbs_model(layer), isa, threads)
-    dense = dense_session(rng, *shape, threads)
-    x, index = reference.make_input(rng, live=live, channels=inputs, size=(plane, plane))
-    image = rng.normal(size=(1, inputs, plane, plane)).astype(np.float32)
-    dense_ms, native_ms = alternate(
-        lambda: dense.run(None, {"X": image}), lambda: native.run(None, {"X": x, "I": index}), seconds
-    )
-    return dense_ms, native_ms, inputs * outputs / (live * winners)
+def numbers(text, kind):
+    return [kind(word) for word in text.split(",")]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--densities", default="1.0,0.5,0.25")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--batches", default="1")
     parser.add_argument("--isa", default="", help="instruction set; the best one here by default")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per shape and density")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per cell")
+    parser.add_argument("--only", default="", help="layers whose name contains this")
     options = parser.parse_args()
-    print("layer                     density  dense ms  native ms  speed-up   MACs  quotient")
-    for shape in SHAPES:
-        inputs, outputs, plane, kernel, stride = shape
-        name = f"{inputs}->{outputs} @{plane} {kernel}x{kernel} s{stride}"
-        for density in map(float, options.densities.split(",")):
-            dense_ms, native_ms, saved = measure(
-                shape, density, threads=options.threads, isa=options.isa, seconds=options.seconds
-            )
-            gain = dense_ms / native_ms
-            print(
-                f"{name:26} {density:6.2f} {dense_ms:9.3f} {native_ms:10.3f} {gain:8.2f}x {saved:5.1f}x"
-                f" {gain / saved:9.2f}",
-                flush=True,
-            )
+    densities = numbers(options.densities, float)
+    print(f"| layer | threads | batch | dense ms | {' | '.join(f'{density:g}' for density in densities)} |")
+    print("|---" * (4 + len(densities)) + "|")
+    for shape in (shape for shape in SHAPES if options.only in shape.name()):
+        for threads in numbers(options.threads, int):
+            clock = time.thread_time if threads == 1 else time.perf_counter
+            for batch in numbers(options.batches, int):
+                cells, dense_ms = [], 0.0
+                for density in densities:
+                    run, saved = fbs_run(shape, density, threads=threads, batch=batch, isa=options.isa)
+                    dense_ms, native_ms = alternate(dense_run(shape, threads, batch), run, options.seconds, clock)
+                    gain = dense_ms / native_ms
+                    cells.append(f"{gain:.2f}× / {saved:.3g}× = {gain / saved:.2f}")
+                print(f"| {shape.name()} | {threads} | {batch} | {dense_ms:.3g} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

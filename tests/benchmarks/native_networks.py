@@ -4,9 +4,11 @@
     python tests/benchmarks/native_networks.py --networks cifarnet,torchvision:resnet18 --profile
 
 Prints, for every network and number of threads: both median times, the speed-up (median over the rounds, lowest and
-highest behind it), the multiplications saved, and their quotient (1.00 is all of the gain; predictors, selection,
-packing, sums and changes of layout count against it). Weights are untrained: which channels win then hardly depends
-on the image, how many does not. Each model runs in a process of its own, one at a time, rounds alternating.
+highest behind it), the multiplications saved, their quotient (1.00 is all of the gain; predictors, selection, packing,
+sums and changes of layout count against it), and the highest resident memory above that of a session without weights,
+in MB, dense and native, with their quotient. With `--int8` also the dense network in ONNX Runtime's int8 (Q/DQ, ranges
+of random images): its median time and speed-up over dense float. Weights are untrained: which channels win then hardly
+depends on the image, how many does not. Each model runs in a process of its own, one at a time, rounds alternating.
 `--profile` adds where the native run's time goes: by op, and the slowest nodes. Files are exported once, into
 `--folder`, and used again.
 """
@@ -16,7 +18,14 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
 from compressor.pipeline.export import export_network
+from compressor.pipeline.source import open_source
+from exporters import export
+from exporters.int8 import Int8Settings
 from runtime.bench import benchmark, profile_nodes
 
 NETWORKS = (
@@ -26,6 +35,7 @@ NETWORKS = (
     "torchvision:resnet50",
     "torchvision:mobilenet_v2",
 )
+CALIBRATION_IMAGES = 8
 SLOWEST = 10  # nodes shown of a profile
 
 
@@ -37,6 +47,30 @@ def exported(folder, network, density):
         method = None if density is None else "fbs"
         export_network(network, output=path, method=method, density=density, untrained=True)
     return path
+
+
+def exported_int8(folder, network):
+    """Path of the dense network's int8 file."""
+    path = folder / f"{network.rpartition(':')[2]}.int8.onnx"
+    if not path.exists():
+        source = open_source(network, untrained=True)
+        images = np.random.default_rng(0).normal(size=(CALIBRATION_IMAGES, *source.size)).astype(np.float32)
+        export(source.model, source.example(), path, int8=Int8Settings("min-max", images))
+    return path
+
+
+def empty(folder):
+    """Path of a file that computes nothing."""
+    path = folder / "empty.onnx"
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "empty", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def memory(result):
+    """Highest resident memory above the process before the session, in MB."""
+    return (result.peak_rss_bytes - result.rss_before_session_bytes) / 1e6
 
 
 def show_profile(path, *, threads, isa):
@@ -60,14 +94,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--min-time", type=float, default=0.4, help="seconds of a round, at least")
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one by default")
+    parser.add_argument("--int8", action="store_true", help="also the dense network in int8")
     parser.add_argument("--profile", action="store_true", help="show where the native run's time goes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        print("network                  threads  dense ms  native ms  speed-up               MACs  quotient")
+        header = "network                  threads  dense ms  native ms  speed-up               MACs  quotient"
+        print(header + "  memory MB" + "             int8 ms" * options.int8)
+        (nothing,) = benchmark([empty(folder)], runs=3, rounds=1, min_time_s=0.0)
         for network in options.networks.split(","):
             files = [exported(folder, network, density) for density in (None, options.density)]
+            files += [exported_int8(folder, network)] if options.int8 else []
             results = benchmark(
                 files,
                 threads=[int(number) for number in options.threads.split(",")],
@@ -77,12 +115,16 @@ def main():
                 min_time_s=options.min_time,
                 isa=options.isa,
             )
-            for dense, native in zip(results[::2], results[1::2], strict=True):
+            for start in range(0, len(results), len(files)):
+                dense, native, *int8 = results[start : start + len(files)]
                 gain, saved = native.speedup_to_first, dense.macs / native.macs
+                megabytes = [memory(result) - memory(nothing) for result in (dense, native)]
+                held = f"{megabytes[0]:.1f} -> {megabytes[1]:.1f} ({megabytes[1] / megabytes[0]:.2f}x)"
                 spread = f"{gain.median:.2f}x ({gain.min:.2f}-{gain.max:.2f})"
                 print(
                     f"{network:24} {native.threads:7} {dense.latency_ms.p50:9.2f} {native.latency_ms.p50:10.2f}  "
-                    f"{spread:20} {saved:5.2f}x {gain.median / saved:9.2f}",
+                    f"{spread:20} {saved:5.2f}x {gain.median / saved:9.2f} {held}"
+                    + "".join(f" {q.latency_ms.p50:9.2f} ({q.speedup_to_first.median:.2f}x)" for q in int8),
                     flush=True,
                 )
                 if options.profile:

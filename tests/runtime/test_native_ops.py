@@ -113,6 +113,20 @@ def test_winners_that_lie_together(winners, threads):
         assert_right(layer, x, index, threads)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (14, 15)])
+@pytest.mark.parametrize("way", ["packed", "all"])
+def test_either_way_is_right(size, way):
+    rng = np.random.default_rng(size[0])
+    layer = make_layer(rng, channels=20, outputs=50, winners=19)
+    x, index = make_input(rng, live=11, channels=20, size=size)
+    y, j = reference.fbs_conv(layer, x, index)
+    for isa in ISAS:
+        session = reference.open_session(reference.fbs_model(layer), isa, way=way)
+        got_y, got_j = session.run(None, {"X": x, "I": index})
+        np.testing.assert_array_equal(got_j, j, err_msg=isa)
+        np.testing.assert_allclose(got_y, y, rtol=0, atol=TOLERANCE * np.abs(y).max(), err_msg=isa)
+
+
 def test_empty_batch():
     layer = make_layer(np.random.default_rng(0), channels=4, outputs=6, winners=3)
     y, j = run(layer, np.zeros((0, 5, 5, 4), np.float32), np.arange(4)[None], "")

@@ -149,3 +149,8 @@ def test_an_unknown_instruction_set_is_refused_with_those_there_are():
     names = ", ".join(reference.isa_names())
     with pytest.raises(Exception, match=f"compress: unknown instruction set 'sse9'; choose from: {names}"):
         reference.open_session(reference.unpack_model(8), "sse9")
+
+
+def test_a_way_that_is_none_is_refused():
+    with pytest.raises(Exception, match=r"compress\.way is 'stored'; choose from: packed, all"):
+        reference.open_session(reference.unpack_model(8), way="stored")

@@ -35,6 +35,24 @@ def test_flattening_layer_and_activation_become_one_node(rewritten, after, trans
     case.assert_same_numbers()
 
 
+def test_pools_in_between_work_on_packed_planes(rewritten):
+    after = (
+        "m = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(t) a = AveragePool<kernel_shape=[1, 3]>(m) "
+        "f = Flatten<axis=1>(a) y = Gemm(f, w, b)"
+    )
+    rng = np.random.default_rng(0)
+    text = (
+        "g (float[2,4,6,3] x) => (float[2,5] y) <float[2,4,6,7] u, float[2,7,4,6] t, float[2,7,2,3] m, "
+        f"float[2,7,2,1] a, float[2,14] f> "
+        f"{{ u = compress.Unpack<channels=7>(x, i) t = Transpose<perm=[0, 3, 1, 2]>(u) {after} }}"
+    )
+    constants = {"i": np.array([[0, 3, 5]]), "w": rng.normal(size=(14, 5)), "b": rng.normal(size=5)}
+    case = rewritten(text, {k: v if k == "i" else v.astype(np.float32) for k, v in constants.items()})
+    assert fuse_linear(case.graph) == 1
+    assert case.ops() == ["AveragePool", "Linear", "MaxPool", "Transpose", "Transpose"]
+    case.assert_same_numbers()
+
+
 def test_another_reader_keeps_the_planes(rewritten):
     after = "f = Flatten<axis=1>(t) y = Gemm(f, w, b) v = Neg(u)"
     case = case_of(rewritten, after, results="float[2,5] y, float[2,4,6,7] v")

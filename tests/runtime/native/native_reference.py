@@ -176,12 +176,13 @@ def _model(nodes, inputs, outputs, initializers):
     return helper.make_model(graph, opset_imports=domains, ir_version=10).SerializeToString()
 
 
-def open_session(model, isa="", threads=1):
+def open_session(model, isa="", threads=1, way=""):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # refusals are expected here
     options.add_session_config_entry("compress.isa", isa)
     options.add_session_config_entry("compress.threads", str(threads))
+    options.add_session_config_entry("compress.way", way)
     options.register_custom_ops_library(str(runtime.library_path()))
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
