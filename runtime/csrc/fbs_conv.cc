@@ -131,6 +131,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
   work.weights_are_far = next.weights_are_far;
   work.pitch = taps_ == 1 && channels % kCacheWayFloats == 0 ? channels + kMaxLanes : channels;
   work.pack = packs(geometry, channels);
+  work.stored = whole && channels == inputs_;
   work.all = !work.pack && !whole;
   work.vectors = work.all ? all_vectors_ : vectors_;
   way_.store(work.pack ? Way::kPacked : work.all ? Way::kAll : Way::kStored, std::memory_order_relaxed);
@@ -150,9 +151,11 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     work.post = carver.take<float>(winners_padded);
     work.first_step = carver.take<int32_t>(vectors_ + 1);
     work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
-    if (work.pack) {
+    if (work.pack || work.stored) {
       work.weight_rows = carver.take<int32_t>(static_cast<int64_t>(taps_) * channels);
       work.next_sources = carver.take<const float*>(max_squeeze_steps(outputs_, winners_, lanes_));
+    }
+    if (work.pack) {
       work.pieces_packed = carver.take<int32_t>((vectors_ + 1) / 2);
       work.packed = carver.take<float>(static_cast<int64_t>(work.pack_slots) * taps_ * channels * lanes_);
     }

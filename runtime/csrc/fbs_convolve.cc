@@ -40,13 +40,12 @@ void wait_for(int32_t* count, int32_t whole) {
 void FbsConv::convolve(const float* x, const Geometry& geometry, const Work& work, float* y,
                        const Parallel& parallel) const {
   const int64_t packed_stride = static_cast<int64_t>(taps_) * work.channels * lanes_;
-  const bool contiguous = work.pack || (winners_ == outputs_ && work.channels == inputs_);
 
   ConvTask task = {};
   task.x = x;
   task.y = work.all ? work.sums : y;
   task.vector_stride = work.pack ? packed_stride : vector_stride_;
-  task.channel_offsets = contiguous ? nullptr : work.channel_offsets;
+  task.channel_offsets = work.pack || work.stored ? nullptr : work.channel_offsets;
   task.tap_stride = tap_stride_;
   task.channels = work.channels;
   task.pitch = work.pitch;
@@ -128,7 +127,8 @@ void FbsConv::convolve_alone(ConvTask task, const Geometry& geometry, const Work
   const int32_t panels = work.panels();
   Prefetch prefetch = {};
   const int64_t weights = int64_t{taps_} * work.channels * lanes_ * all_vectors_;
-  const bool far = work.pack && weights >= (work.weights_are_far ? kFarWeights : kFarWeightsOfFew);
+  const bool far =
+      (work.pack || work.stored) && weights >= (work.weights_are_far ? kFarWeights : kFarWeightsOfFew);
   if (far) {
     task.prefetch = &prefetch;
     prefetch.sources = work.next_sources;
@@ -203,9 +203,15 @@ void FbsConv::convolve_together(const ConvTask& task, const Geometry& geometry, 
   });
 }
 
-// Lists the vectors that a panel is packed from, each once, and returns their number.
+// Lists the vectors that a panel is packed from, each once, or consists of, and returns their number.
 int32_t FbsConv::list_sources(const Work& work, int32_t panel) const {
   int32_t count = 0;
+  if (work.stored) {
+    for (; count < work.width(panel); ++count) {
+      work.next_sources[count] = weight_.floats() + (2 * panel + count) * vector_stride_;
+    }
+    return count;
+  }
   const int32_t* const steps = work.first_step + 2 * panel;
   for (int32_t i = steps[0]; i < steps[work.width(panel)]; ++i) {
     const float* source = weight_.floats() + work.steps[i].source * vector_stride_;

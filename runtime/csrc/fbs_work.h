@@ -21,6 +21,7 @@ struct FbsConv::Work {
   int32_t pitch;  // floats from pixel to pixel of what is convolved
   const int32_t* live;
   bool pack;           // squeeze the winners' weights first, or compute by the weights as they are
+  bool stored;         // every output wins and every input is there: the weights are packed as they lie
   bool all;            // compute every output and keep the winners
   int32_t vectors;     // of outputs that are computed
   int32_t pack_slots;  // vectors of packed weights that exist at a time

@@ -18,6 +18,7 @@
 #include "fbs_conv.h"
 #include "isa.h"
 #include "layer.h"
+#include "linear.h"
 #include "parallel.h"
 #include "select.h"
 #include "unpack.h"
@@ -116,7 +117,7 @@ void fill(Case& c, const Dims& weight, const Dims& plane, Random& random) {
   c.a = random.floats(channels * outputs, 1.0f / std::sqrt(static_cast<float>(channels)));
   c.r = random.floats(outputs);
   for (float& value : c.r) value += 2.0f;  // a sum near 0 would let normalisation blow up the rounding
-  if (random.chance(0.3)) {  // these win always, so that their vectors lie together
+  if (random.chance(0.3)) {                // these win always, so that their vectors lie together
     for (int64_t o = 0; o < spec.winners; ++o) c.r[static_cast<size_t>(o)] += 8.0f;
   }
   c.d = random.floats(outputs);
@@ -482,6 +483,55 @@ void run_unpack(Random& random, const std::string& number) {
   }
 }
 
+void run_linear(Random& random, const std::string& number) {
+  const int64_t channels = random.integer(1, 70), live = random.integer(0, channels);
+  const int64_t samples = random.integer(1, 4), height = random.integer(1, 5), width = random.integer(1, 5);
+  const int64_t outputs = random.chance(0.5) ? random.one_of({16, 64, 512}) : random.integer(1, 70);
+  const int64_t rows = random.chance(0.5) ? 1 : samples, pixels = height * width;
+  const std::vector<float> x = random.floats(samples * pixels * live);
+  std::vector<int64_t> index;
+  for (int64_t n = 0; n < rows; ++n) {
+    const std::vector<int64_t> row = random.subset(live, channels);
+    index.insert(index.end(), row.begin(), row.end());
+  }
+  const std::vector<float> w = random.floats(channels * pixels * outputs), b = random.floats(outputs);
+  const float lower = random.chance(0.5) ? 0.0f : -std::numeric_limits<float>::max();
+  const compress::LinearSpec spec = {channels, lower, {channels * pixels, outputs}, {outputs}};
+  const Tensor<float> input = {x.data(), {samples, height, width, live}};
+  const Tensor<int64_t> places = {index.data(), {rows, live}};
+  expect(check_linear(spec).empty() && check_linear_input(spec, input, places).empty(),
+         number + ": linear refused");
+  const Tensor<float> taller = {x.data(), {samples, height + 1, width, live}};
+  expect(!check_linear_input(spec, taller, places).empty(), number + ": linear of other planes accepted");
+
+  std::vector<double> expected(static_cast<size_t>(samples * outputs));
+  double largest = 1.0;
+  for (int64_t n = 0; n < samples; ++n) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      double sum = static_cast<double>(b[static_cast<size_t>(o)]);
+      for (int64_t p = 0; p < pixels; ++p) {
+        for (int64_t i = 0; i < live; ++i) {
+          const int64_t c = index[static_cast<size_t>((rows == 1 ? 0 : n * live) + i)];
+          sum += static_cast<double>(x[static_cast<size_t>((n * pixels + p) * live + i)]) *
+                 static_cast<double>(w[static_cast<size_t>((c * pixels + p) * outputs + o)]);
+        }
+      }
+      largest = std::max(largest, std::abs(sum));
+      expected[static_cast<size_t>(n * outputs + o)] = std::max(sum, static_cast<double>(lower));
+    }
+  }
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (!isa->supported()) continue;
+    const compress::Linear layer(spec, w.data(), b.data(), isa->kernels);
+    std::vector<float> y(expected.size(), NAN);
+    layer.run(input, places, w.data(), y.data(), Parallel(3, run_on_threads, nullptr));
+    for (size_t i = 0; i < y.size(); ++i) {
+      expect(std::abs(static_cast<double>(y[i]) - expected[i]) <= kTolerance * largest,
+             number + " " + isa->name + ": wrong linear layer");
+    }
+  }
+}
+
 // " avx2 generic"
 std::string isa_names() {
   std::string names;
@@ -515,6 +565,7 @@ int main(int argc, char** argv) {
     run_not_finite(c, random, number);
     for (int k = 0; k < 4; ++k) run_damaged(c, random);
     run_unpack(random, number);
+    run_linear(random, number);
   }
   std::printf("%zu shapes and %d random cases are right:%s\n", shapes.size(), cases, isa_names().c_str());
   return 0;
