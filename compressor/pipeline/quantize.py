@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compressor import checkpoint
-from compressor.data import Dataset
+from compressor.data import CLASSIFICATION, Dataset
 from compressor.errors import CheckpointError, CompressorError
 from compressor.methods.fbs import FBS, layers
 from compressor.pipeline.prune import matching_data
@@ -109,8 +109,8 @@ def quantize(
     if not subject.kernels:
         raise CompressorError(f"{name} has no convolution and no linear layer; there is nothing to quantise")
     before = None if dataset is None else evaluate(model, dataset, "val").top1
-    if before is not None:
-        progress.line(f"float: val accuracy {before:.2%}")
+    if dataset is not None:
+        progress.line(f"float: val {dataset.task.name} {before:.2%}")
     bits, table = _word_lengths(subject, wishes, dataset, before, progress)
     fixed = subject.fixed(subject.with_predictors(bits))
 
@@ -120,7 +120,7 @@ def quantize(
     else:
         keep_masters(model, fixed)
         direct = evaluate(model, dataset, "val").top1
-        progress.line(f"fixed point: val accuracy {direct:.2%}")
+        progress.line(f"fixed point: val {dataset.task.name} {direct:.2%}")
         if settings.epochs:
             settings = replace(settings, task=_task(saved, dataset, fixed))
             trained = train(
@@ -146,6 +146,7 @@ def quantize(
         val_direct=direct,
         val_top1=direct if trained is None else trained.val_top1,
         test_top1=None if dataset is None else evaluate(model, dataset, "test").top1,
+        metric=CLASSIFICATION.name if dataset is None else dataset.task.name,
     )
     write_quantized(result, model, saved, fixed, _record(saved, seed, wishes, dataset, trained))
     resume_path(output).unlink(missing_ok=True)
@@ -235,6 +236,7 @@ def _record(
         "seed": seed,
         "split_seed": split_seed_of(saved, seed),
         "data": None if dataset is None else dataset.name,
+        "metric": CLASSIFICATION.name if dataset is None else dataset.task.name,
         "per_channel": wishes.scheme.per_channel,
         "pow2": wishes.scheme.pow2,
         "train": None if trained is None else trained.to_json(),

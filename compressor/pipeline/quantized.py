@@ -30,6 +30,7 @@ class QuantizedNetwork:
         val_direct: Right after quantisation.
         val_top1: After retraining; equal to `val_direct` without.
         test_top1: Evaluated once, at the end.
+        metric: What the four are of.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class QuantizedNetwork:
     val_direct: float | None
     val_top1: float | None
     test_top1: float | None
+    metric: str = "accuracy"
 
     def summary(self) -> str:
         """One line for people."""
@@ -59,8 +61,8 @@ class QuantizedNetwork:
         if self.val_top1 is None:
             return f"{self.path}: {size}; accuracy not measured (no --data)"
         return (
-            f"{self.path}: {size}, val accuracy {self.val_top1:.2%} (before {self.val_before:.2%}, "
-            f"right after quantisation {self.val_direct:.2%}), test accuracy {self.test_top1:.2%}"
+            f"{self.path}: {size}, val {self.metric} {self.val_top1:.2%} (before {self.val_before:.2%}, "
+            f"right after quantisation {self.val_direct:.2%}), test {self.metric} {self.test_top1:.2%}"
         )
 
 

@@ -49,9 +49,7 @@ def main() -> None:
     parser.add_argument("--networks", default=NETWORKS)
     parser.add_argument("--side", type=int, default=224)
     chosen = parser.parse_args()
-    print(
-        f"{'network':<20} {'exporter':<12} {'difference':>10} {'seconds':>8} {'groups':>7} {'frozen':>7} {'branches':>9}"
-    )
+    print("network              exporter     difference  seconds  groups  frozen  branches")
     for name in chosen.networks.split(","):
         for dynamo in (True, False):
             with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,7 @@
 """What cannot be read is refused in one line that names it and says what to do; nothing is written."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from compressor import checkpoint
 from compressor.cli.app import main
 
 SIZE = "float[N,3,8,8]"
@@ -154,3 +157,26 @@ def test_a_checkpoint_says_itself_what_its_inputs_are(tmp_path: Path, capsys: py
     words = ("--method", "l1", "--budget", "macs=0.5x", "--data", f"images:{tmp_path / 'images.npy'}")
     assert run("prune", tmp_path / "m.pt", *words, "--mean", "0,0,0", "-o", tmp_path / "s.pt") == 1
     assert "leave --mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["missing", "unknown layer", "unknown function", "other settings"])
+def test_a_damaged_description_is_one_line(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(made(), tmp_path / "net.onnx")
+    assert run("adopt", tmp_path / "net.onnx", "--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "m.pt") == 0
+    saved = checkpoint.load(tmp_path / "m.pt")
+    program = json.loads(json.dumps(saved.architecture_kwargs["program"]))
+    conv, *_, flatten = program["steps"]
+    if damage == "missing":
+        del program["output"]
+    elif damage == "unknown layer":
+        conv["kind"] = "os.system"
+    elif damage == "unknown function":
+        flatten["kind"] = "eval"
+    else:
+        conv["settings"]["colour"] = "red"
+    checkpoint.save(dataclasses.replace(saved, architecture_kwargs={"program": program}), tmp_path / "bad.pt")
+    capsys.readouterr()
+    assert run("export", tmp_path / "bad.pt", "-o", tmp_path / "out.onnx") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--debug" not in line, "it is no defect of ours"
+    assert not (tmp_path / "out.onnx").exists()
