@@ -20,7 +20,7 @@ from compressor.methods.fbs import FBS, at_density, set_density
 from compressor.pipeline.density import DensityRun, lowering_path, train_stage
 from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.pruned import CurvePoint, PrunedNetwork, make_curve, write_pruned
-from compressor.pipeline.teacher import Distillation, imitating, load_teacher
+from compressor.pipeline.teacher import Distillation, gives_probabilities, imitating, load_teacher, on_probabilities
 from compressor.pipeline.train import check_output, split_seed_of
 from compressor.pipeline.unfolded import unfolded
 from compressor.train import Progress, Teacher, TrainSettings, evaluate, resume_path
@@ -265,10 +265,11 @@ def matching_data(
     given = dataset.preprocessing.size
     if given != size and not (isinstance(dataset.train, PhotoSplit) and given[0] == size[0]):
         raise DataError(f"{spec} has inputs of size {given} (channels, height, width), the network takes {size}")
-    dataset = replace(dataset, preprocessing=dense.preprocessing)
+    dataset, probabilities = replace(dataset, preprocessing=dense.preprocessing), gives_probabilities(dense)
     if unlabelled:
-        dataset = imitating(dataset, load_teacher(distillation, dense) or Teacher(checkpoint.rebuild(dense)))
-    return dataset
+        itself = Teacher(checkpoint.rebuild(dense), probabilities=probabilities)
+        dataset = imitating(dataset, load_teacher(distillation, dense) or itself)
+    return on_probabilities(dataset) if probabilities else dataset
 
 
 def _images(dataset: Dataset) -> Tensor:

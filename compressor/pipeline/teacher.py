@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from compressor import checkpoint
-from compressor.data import Dataset, Task, accuracy
+from compressor.data import Dataset, Loss, Task, accuracy
 from compressor.errors import CompressorError
+from compressor.onnx_in import all_steps, program_from_json
 from compressor.train import Teacher
-from compressor.train.distillation import divergence
+from compressor.train.distillation import divergence, log_probabilities
 
-__all__ = ["AGREEMENT", "Distillation", "imitating", "load_teacher"]
+__all__ = ["AGREEMENT", "Distillation", "gives_probabilities", "imitating", "load_teacher", "on_probabilities"]
 
 AGREEMENT = "agreement"
 """Name of the metric where a network is held against another one instead of labels."""
@@ -73,7 +74,29 @@ def load_teacher(wanted: Distillation | None, student: checkpoint.CompressedChec
             f"{wanted.teacher} knows {len(saved.classes)} classes, the network to train {len(student.classes)}, "
             "or they have other names; give a teacher trained on the same data"
         )
-    return Teacher(checkpoint.rebuild(saved), wanted.weight, wanted.temperature)
+    probabilities = gives_probabilities(student)
+    if gives_probabilities(saved) != probabilities:
+        raise CompressorError(
+            f"of {wanted.teacher} and the network to train only one ends in a softmax; both must, or none"
+        )
+    return Teacher(checkpoint.rebuild(saved), wanted.weight, wanted.temperature, probabilities)
+
+
+def gives_probabilities(saved: checkpoint.CompressedCheckpoint) -> bool:
+    """Says whether a network's answers have gone through a softmax already, as many ONNX files have it."""
+    if not saved.architecture.startswith(checkpoint.ONNX):
+        return False
+    *_, last = all_steps(program_from_json(saved.architecture_kwargs["program"]))
+    return last.kind == "softmax"
+
+
+def on_probabilities(dataset: Dataset) -> Dataset:
+    """Returns the data set for a network that ends in a softmax: the loss takes the logarithm, which undoes it."""
+    return replace(dataset, task=replace(dataset.task, loss=partial(_loss_of_logs, dataset.task.loss)))
+
+
+def _loss_of_logs(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    return loss(log_probabilities(outputs), targets)
 
 
 def imitating(dataset: Dataset, teacher: Teacher) -> Dataset:
@@ -87,7 +110,8 @@ def imitating(dataset: Dataset, teacher: Teacher) -> Dataset:
             matter, as there is no other loss.
     """
     task = Task(partial(divergence, temperature=teacher.temperature), _agreement, AGREEMENT)
-    return replace(dataset, task=task, answers=partial(_answers, teacher.model.eval().requires_grad_(False)))
+    answers = partial(_answers, teacher.model.eval().requires_grad_(False), probabilities=teacher.probabilities)
+    return replace(dataset, task=task, answers=answers)
 
 
 def _agreement(outputs: Tensor, wanted: Tensor) -> Tensor:
@@ -95,6 +119,6 @@ def _agreement(outputs: Tensor, wanted: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _answers(model: nn.Module, images: Tensor) -> Tensor:
+def _answers(model: nn.Module, images: Tensor, *, probabilities: bool) -> Tensor:
     answers: Tensor = model.to(images.device)(images)
-    return answers
+    return log_probabilities(answers) if probabilities else answers

@@ -15,7 +15,9 @@ from torch import nn
 
 from compressor.errors import CompressorError
 
-__all__ = ["Teacher", "divergence"]
+__all__ = ["Teacher", "divergence", "log_probabilities"]
+
+_LEAST = 1e-12  # float32 has a logarithm for it
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Teacher:
         model: Gives logits of the student's shape; it is only evaluated.
         weight: w, part of the loss that comes from the teacher, 0 to 1.
         temperature: T, above 0; larger looks more at the wrong answers.
+        probabilities: Student and teacher give softmax's results; their logarithms do for logits.
 
     Raises:
         CompressorError: A number is out of range.
@@ -34,6 +37,7 @@ class Teacher:
     model: nn.Module
     weight: float = 0.7
     temperature: float = 4.0
+    probabilities: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
@@ -57,6 +61,8 @@ class Teacher:
         if not isinstance(wanted, torch.Tensor) or wanted.shape != outputs.shape:
             came = tuple(wanted.shape) if isinstance(wanted, torch.Tensor) else f"a {type(wanted).__name__}"
             raise CompressorError(f"the teacher returns {came}, the network {tuple(outputs.shape)}; logits must match")
+        if self.probabilities:
+            outputs, wanted = log_probabilities(outputs), log_probabilities(wanted)
         return (1 - self.weight) * loss + self.weight * divergence(outputs, wanted, self.temperature)
 
 
@@ -71,3 +77,8 @@ def divergence(outputs: torch.Tensor, wanted: torch.Tensor, temperature: float) 
     student = F.log_softmax(outputs.float() / temperature, dim=1)
     teacher = F.log_softmax(wanted.float() / temperature, dim=1)
     return temperature**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(1).mean()
+
+
+def log_probabilities(outputs: torch.Tensor) -> torch.Tensor:
+    """Returns logits out of softmax's results: a softmax of them gives the results again."""
+    return outputs.float().clamp_min(_LEAST).log()

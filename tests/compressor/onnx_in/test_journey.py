@@ -16,8 +16,10 @@ from compressor.cli.app import main
 from compressor.data import load
 from compressor.onnx_in import convolutions_without, program_from_json
 from compressor.pipeline import slim
+from compressor.pipeline.onnx_file import Inputs, open_onnx
+from compressor.pipeline.prune import matching_data
 from compressor.pipeline.speedup import MeasuredSpeedup
-from compressor.train import TrainSettings, loop, train
+from compressor.train import TrainSettings, evaluate, loop, train
 
 
 def run(*words: object) -> int:
@@ -177,3 +179,21 @@ def test_unlabelled_images_for_a_checkpoint_too(
     assert "no labels" in capsys.readouterr().err
     assert run("adopt", folder / "net.onnx", *images, *normal(folder), "-o", tmp_path / "a.pt") == 1
     assert "no labels" in capsys.readouterr().err
+
+
+def test_a_softmax_at_the_end_is_undone_by_the_loss(folder: Path, tmp_path: Path) -> None:
+    ended = onnx.load(folder / "net.onnx")
+    logits = ended.graph.output[0].name
+    ended.graph.node.append(onnx.helper.make_node("Softmax", [logits], ["p"], axis=1))
+    ended.graph.output[0].name = "p"
+    onnx.save(ended, tmp_path / "p.onnx")
+    data = load("digits")
+    plain, soft = (
+        open_onnx(path, inputs=Inputs(), dataset=data) for path in (folder / "net.onnx", tmp_path / "p.onnx")
+    )
+    images = load(f"images:{folder / 'images.npz'}")
+    for given in (data, images):
+        losses = [
+            evaluate(checkpoint.rebuild(saved), matching_data(given, saved, 0), "val").loss for saved in (plain, soft)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-6)
