@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from compressor.data import Batch, Loss
+from compressor.train.strided import safe_in_bf16
 
 __all__ = ["Precision", "as_float", "channels_last", "choose_precision", "make_fabric"]
 
@@ -105,7 +106,7 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> 
         for step in range(_MEASURED_STEPS + 1):
             if step == 1:
                 start = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16), safe_in_bf16(bf16=bf16):
                 outputs = trial(inputs)
             torch.autograd.backward(loss(as_float(outputs), targets))
     return (time.perf_counter() - start) / _MEASURED_STEPS
