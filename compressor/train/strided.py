@@ -1,9 +1,9 @@
 """Strided 1×1 convolutions in bfloat16 on the CPU, kept away from a fault of the library that computes them.
 
 The weight gradient of a 1×1 convolution with a stride whose input channels are no multiple of 16 writes beyond its
-memory in bfloat16 on several threads (oneDNN as torch 2.15 has it; found on a ResNet-56 cut to 5 channels, whose training
-died of "corrupted size vs. prev_size"). Networks cut to any width have such shortcuts. The pixels that the stride leaves
-out are never read, so picking the others first and convolving with stride 1 is the same function.
+memory in bfloat16 on several threads (oneDNN as torch 2.15 has it; found on a ResNet-56 cut to 5 channels, whose
+training died of "corrupted size vs. prev_size"). Networks cut to any width have such shortcuts. The pixels that the
+stride leaves out are never read, so picking the others first and convolving with stride 1 is the same function.
 """
 
 import contextlib
