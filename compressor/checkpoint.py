@@ -43,6 +43,7 @@ _FORMAT = "compressor"
 _VERSION = 1
 _FIXED_POINT_VERSION = 2  # an older release would take levels for weights
 _ADVICE = "give a checkpoint of 'compress train' or 'compress prune', or make one of weights with 'compress adopt'"
+_NAMED = 3  # entries that a complaint names one by one
 # What an entry has to be; the others are looked at where they are used.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "architecture": str,
@@ -199,8 +200,8 @@ def rebuild(checkpoint: CompressedCheckpoint) -> nn.Module:
     `file.py:factory` runs that file.
 
     Raises:
-        CheckpointError: The state does not fit, with all missing, unexpected and misshapen entries; or the network
-            was given in Python and is not at hand.
+        CheckpointError: The state does not fit, with the first missing, unexpected and misshapen entries and how many
+            there are; or the network was given in Python and is not at hand.
         PlanError: The plan does not fit the architecture.
         ModelError: The architecture cannot be built here.
         MethodError: The method does not exist here or refuses its settings.
@@ -293,10 +294,20 @@ def _check_finite(state: dict[str, torch.Tensor], owner: str) -> None:
 def _misfits(expected: dict[str, torch.Tensor], came: dict[str, torch.Tensor]) -> list[str]:
     problems = []
     if missing := sorted(set(expected) - set(came)):
-        problems.append(f"missing {', '.join(missing)}")
+        problems.append(f"missing {_first(missing)}")
     if unexpected := sorted(set(came) - set(expected)):
-        problems.append(f"unexpected {', '.join(unexpected)}")
-    for name in sorted(set(expected) & set(came)):
-        if expected[name].shape != came[name].shape:
-            problems.append(f"{name} is {tuple(came[name].shape)}, expected {tuple(expected[name].shape)}")
+        problems.append(f"unexpected {_first(unexpected)}")
+    misshapen = [
+        f"{name} is {tuple(came[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(set(expected) & set(came))
+        if expected[name].shape != came[name].shape
+    ]
+    if misshapen:
+        problems.append(_first(misshapen))
     return problems
+
+
+def _first(texts: list[str]) -> str:
+    """The first few and how many more, in one line."""
+    more = len(texts) - _NAMED
+    return ", ".join(texts[:_NAMED]) + (f" and {more} more" if more > 0 else "")

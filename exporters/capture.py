@@ -3,6 +3,7 @@
 import ast
 import collections
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -112,18 +113,19 @@ def _fbs_conv_node(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter's progress lines and its warnings about its own future."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
+    """Silences the exporter's progress lines, warnings about its own future, and the pages it logs of a failure.
+
+    A dozen loggers of torch tell of one failure, and `torch.export` prints the graph so far to standard error besides;
+    the error that is raised says what matters.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _name_nodes(model: ModelProto) -> None:

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from compressor.folders import refusal
+
 __all__ = ["check_folder", "show", "write_json"]
 
 _PIPE_WIDTH = 200  # characters; where there is no terminal, nothing is cut off
@@ -21,9 +23,13 @@ def show(table: Table) -> None:
 
 
 def check_folder(json_file: Path | None) -> None:
-    """Ends with wrong usage, before any work is done, where `--json` names a file in no folder."""
-    if json_file is not None and not json_file.parent.is_dir():
+    """Ends with wrong usage, before any work is done, where `--json` names a file that cannot be written."""
+    if json_file is None:
+        return
+    if not json_file.parent.is_dir():
         raise typer.BadParameter(f"--json {json_file}: the folder {json_file.parent} does not exist")
+    if (reason := refusal(json_file.parent)) is not None:
+        raise typer.BadParameter(f"--json {json_file}: no file can be written in {json_file.parent}: {reason}")
 
 
 def write_json(path: Path, values: object) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, fx, nn
 from compressor.costs.live import Live, LiveChannels, op_name
 from compressor.errors import GraphError
 from compressor.graph.pairs import evaluating
+from compressor.graph.program import quiet
 
 __all__ = ["LayerCost", "ModelCost", "count_macs"]
 
@@ -81,7 +82,8 @@ def count_macs(model: nn.Module, example: Tensor) -> ModelCost:
     """
     with evaluating(model), torch.no_grad():
         try:
-            program = torch.export.export(model, (example,), strict=False)
+            with quiet():
+                program = torch.export.export(model, (example,), strict=False)
         except Exception as error:  # torch.export raises many kinds; the cause is kept
             raise GraphError(f"{type(model).__name__} cannot be exported, so its MACs cannot be counted") from error
         counter = _Counter(program.module(check_guards=False))

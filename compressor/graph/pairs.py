@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from compressor.errors import GraphError
+from compressor.graph.program import quiet
 
 __all__ = ["ConvBNPair", "conv_bn_pairs"]
 
@@ -107,7 +108,7 @@ def conv_bn_pairs(model: nn.Module, example: Tensor) -> tuple[tuple[ConvBNPair, 
 
 
 def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), quiet():
         try:
             return torch.export.export(model, (example,), strict=False)
         except Exception as error:  # torch.export raises many kinds; the cause is kept

@@ -1,6 +1,7 @@
 """A network as `torch.export` sees it; a failure names the line of the network's own code."""
 
 import contextlib
+import io
 import logging
 import traceback
 import warnings
@@ -15,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from compressor.errors import GraphError
 
-__all__ = ["Example", "arguments", "blamed_frames", "export"]
+__all__ = ["Example", "arguments", "blamed_frames", "export", "quiet"]
 
 # One tensor, positional inputs as a tuple, or keyword inputs as a mapping; inputs may be nested.
 Example = torch.Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -49,7 +50,7 @@ def export(
     if training:
         args, kwargs = pytree.tree_map_only(torch.Tensor, _at_least_two, (args, kwargs))
     first: Exception | None = None
-    with _mode(model, training), torch.no_grad(), warnings.catch_warnings(), _quiet():
+    with _mode(model, training), torch.no_grad(), warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # torch's own remarks about its exporter
         for way in strict:
             try:
@@ -85,15 +86,18 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's own log of failed attempts off the terminal; the error says what matters."""
-    logger = logging.getLogger("torch.export")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+def quiet() -> Iterator[None]:
+    """Keeps the exporter's own log of failed attempts off the terminal; the error says what matters.
+
+    A dozen loggers of torch tell of one failure, and `torch.export` prints the graph so far to standard error besides.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)
 
 
 def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,11 @@ _DEQUANTIZED = (
     "else it works them out again at every run (runtime.Session and 'compress bench' do it)"
 )
 
+# ONNX Runtime on the CPU is the only runtime that is at hand everywhere.
+_NOT_TENSORRT = (
+    "these speeds are ONNX Runtime's on this machine's CPU, not TensorRT's: trtexec, or 'compress bench --provider "
+    "tensorrt' on a GPU, measures those"
+)
 
 # Evaluation cuts the middle out of a slightly larger picture: 224 of 256, as `compressor.data.photos` does.
 _RESIZE_OVER_CROP = 256 / 224
@@ -168,6 +173,7 @@ def export_network(
         fixed_point=words,
         sparse=shipping.sparse,
     )
+    speeds: tuple[str, ...] = ()
     with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         # The final name is taken only once the speed is known to do.
         file = write(path=Path(folder) / output.name, image=None if ranges is not None else image)
@@ -178,14 +184,16 @@ def export_network(
             file = write(path=int8_folder / output.name, int8=settings)
             notes = (*notes, measure_accuracy(source, file.path, dataset).summary())
             if measure:
-                notes = (*notes, measure_int8_speed(float_file, file.path, batch=1 if batch == "dynamic" else batch))
+                speeds = (measure_int8_speed(float_file, file.path, batch=1 if batch == "dynamic" else batch),)
         if (measure or require_speedup is not None) and batch in (1, "dynamic"):
-            notes = (*notes, *_compare_speed(source, file, require_speedup))
+            speeds = (*speeds, *_compare_speed(source, file, require_speedup))
         if ranges is not None and image is not None:
             prepend_to_file(file.path, file.path, image)
             file = replace(file, file_bytes=file.path.stat().st_size)
         move_model(file.path, output)
-    return Exported(replace(file, path=output), (*notes, *file.notes))
+    if speeds and target == "tensorrt":
+        speeds = (*speeds, _NOT_TENSORRT)
+    return Exported(replace(file, path=output), (*notes, *speeds, *file.notes))
 
 
 def _image_input(source: Source, shipping: Shipping) -> ImageInput | None:

@@ -1,15 +1,18 @@
 """What `compress export --int8` needs besides the exporter: real inputs, accuracy and speed before and after."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
-from compressor.data import Dataset, Loader
+from compressor.data import Batch, Dataset, Loader, Preprocessing, Split
 from compressor.errors import CompressorError
 from compressor.pipeline.prune import matching_data
 from compressor.pipeline.source import Source
+from compressor.train import evaluate
 from exporters.int8 import Int8Settings
 from runtime.bench import benchmark
 from runtime.session import Session
@@ -23,9 +26,9 @@ _ROUNDS, _MIN_TIME_S = 7, 0.15
 
 @dataclass(frozen=True)
 class Int8Accuracy:
-    """Top-1 of torch's float network and of the int8 file on the same validation images, 0 to 1.
+    """The task's metric for torch's float network and for the int8 file, on the same validation images.
 
-    `metric` says what it is held against: `accuracy` against labels, or `agreement` with another network's answers.
+    `metric` is its name: `accuracy` against labels, `agreement` with another network's answers, or the task's own.
     """
 
     before: float
@@ -66,29 +69,51 @@ def calibration(source: Source, data: str | None, *, method: str, num_images: in
     return Int8Settings(method, images.numpy()), dataset
 
 
-@torch.no_grad()
 def measure_accuracy(source: Source, file: Path, dataset: Dataset) -> Int8Accuracy:
-    """Returns the accuracy of network and file on up to 1000 validation images.
+    """Returns the task's metric of network and file on up to 1000 validation images, in whole batches of the file.
 
     Raises:
+        CompressorError: There are fewer images than one batch; or the metric returns what it may not.
         SessionError: The file does not run.
     """
     session = Session(file, threads=0)
     fixed = session.onnx_session.get_inputs()[0].shape[0]
     size = fixed if isinstance(fixed, int) else 50
-    right = np.zeros(2)
-    seen = 0
-    for images, targets in dataset.batches("val", Loader(size)):
-        if len(images) < size or seen >= _SCORED_IMAGES:
-            break
-        (found,) = session.run([images.numpy()])
-        answers = (source.model(images).argmax(1).numpy(), found.argmax(1))
-        wanted = (targets if dataset.answers is None else targets.argmax(1)).numpy()
-        right += [(answer == wanted).sum() for answer in answers]
-        seen += len(images)
-    if seen == 0:
+    if len(dataset.val) < size:
         raise CompressorError(f"{dataset.name} has fewer than {size} validation images, the batch of the file")
-    return Int8Accuracy(float(right[0] / seen), float(right[1] / seen), seen, dataset.task.name)
+    scored = replace(dataset, val=_WholeBatches(dataset.val, min(len(dataset.val), max(size, _SCORED_IMAGES)) // size))
+    before, after = (evaluate(network, scored, "val", batch_size=size) for network in (source.model, _OfFile(session)))
+    return Int8Accuracy(before.top1, after.top1, after.num_images, dataset.task.name)
+
+
+class _OfFile(nn.Module):
+    """An ONNX file as a network, for what asks for one."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)  # tells the device
+
+    def forward(self, images: Tensor) -> Tensor:
+        (found,) = self.session.run([images.numpy()])
+        return torch.from_numpy(found)
+
+
+class _WholeBatches(Split):
+    """The first few batches of a split, none of them incomplete."""
+
+    def __init__(self, split: Split, count: int) -> None:
+        self.split = split
+        self.count = count
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def num_batches(self, _loader: Loader) -> int:
+        return self.count
+
+    def batches(self, loader: Loader, preprocessing: Preprocessing) -> Iterator[Batch]:
+        return islice(self.split.batches(loader, preprocessing), self.count)
 
 
 def measure_int8_speed(float_file: Path, int8_file: Path, *, batch: int) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compressor import checkpoint
 from compressor.data import Dataset, Loss, Task, accuracy
 from compressor.errors import CompressorError
+from compressor.graph.pairs import evaluating
 from compressor.onnx_in import all_steps, program_from_json
 from compressor.train import Teacher
 from compressor.train.distillation import divergence, log_probabilities
@@ -23,6 +24,8 @@ __all__ = ["AGREEMENT", "Distillation", "gives_probabilities", "imitating", "loa
 
 AGREEMENT = "agreement"
 """Name of the metric where a network is held against another one instead of labels."""
+
+_ROUNDING = 1e-3  # of a sum of probabilities, in half precision too
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,13 @@ def load_teacher(wanted: Distillation | None, student: checkpoint.CompressedChec
     """
     if wanted is None:
         return None
+    one_only = "and the network to train only one ends in a softmax; both must, or none"
     if isinstance(wanted.teacher, nn.Module):
-        return Teacher(wanted.teacher, wanted.weight, wanted.temperature)
+        size = student.preprocessing.size
+        probabilities = _adds_up_to_one(wanted.teacher, size)
+        if _adds_up_to_one(checkpoint.rebuild(student), size) != probabilities:
+            raise CompressorError(f"of the {type(wanted.teacher).__name__} to imitate {one_only}")
+        return Teacher(wanted.teacher, wanted.weight, wanted.temperature, probabilities)
     saved = checkpoint.load(wanted.teacher)
     # What the teacher has learned from, the student learns through it: no image of its validation split.
     seeds = [saved.record.get("split_seed"), student.record.get("split_seed")]
@@ -76,9 +84,7 @@ def load_teacher(wanted: Distillation | None, student: checkpoint.CompressedChec
         )
     probabilities = gives_probabilities(student)
     if gives_probabilities(saved) != probabilities:
-        raise CompressorError(
-            f"of {wanted.teacher} and the network to train only one ends in a softmax; both must, or none"
-        )
+        raise CompressorError(f"of {wanted.teacher} {one_only}")
     return Teacher(checkpoint.rebuild(saved), wanted.weight, wanted.temperature, probabilities)
 
 
@@ -88,6 +94,22 @@ def gives_probabilities(saved: checkpoint.CompressedCheckpoint) -> bool:
         return False
     *_, last = all_steps(program_from_json(saved.architecture_kwargs["program"]))
     return last.kind == "softmax"
+
+
+@torch.no_grad()
+def _adds_up_to_one(network: nn.Module, size: tuple[int, int, int]) -> bool:
+    """Says whether a network given in Python ends in a softmax: its answers are parts of one, whatever the image.
+
+    Its loss is the caller's own and fits its answers; the divergence from a teacher is ours.
+    """
+    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    weight = next(network.parameters(), images)
+    with evaluating(network):
+        answers = network(images.to(weight.device))
+    if not isinstance(answers, Tensor) or answers.dim() < 2 or answers.shape[1] < 2 or bool((answers < 0).any()):
+        return False
+    total = answers.double().sum(1)
+    return torch.allclose(total, torch.ones_like(total), atol=_ROUNDING)
 
 
 def on_probabilities(dataset: Dataset) -> Dataset:

@@ -15,6 +15,7 @@ import models
 from compressor import checkpoint
 from compressor.data import UNLABELLED, Dataset, load
 from compressor.errors import CompressorError, DataError
+from compressor.folders import refusal
 from compressor.train import Progress, TrainRecord, TrainSettings, evaluate, resume_path, train
 
 __all__ = ["TrainedNetwork", "check_output", "command_line", "split_seed_of", "train_dense"]
@@ -173,6 +174,8 @@ def check_output(path: Path, *, source: str | Path | checkpoint.CompressedCheckp
         raise CompressorError(f"{path} is a folder; name the file to write with -o")
     if not path.parent.is_dir():
         raise CompressorError(f"no folder {path.parent} to write {path.name} in; make it first")
+    if (reason := refusal(path.parent)) is not None:
+        raise CompressorError(f"{path.name} cannot be written in {path.parent}: {reason}; name another file with -o")
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
         raise CompressorError(f"{path} is the network to read and would be lost; name another file with -o")
 

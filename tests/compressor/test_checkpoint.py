@@ -156,6 +156,17 @@ def test_all_misfits_are_listed() -> None:
         rebuild(checkpoint(state=state))
 
 
+def test_of_many_misfits_the_first_are_named_and_the_others_counted() -> None:
+    state = dict(checkpoint().state)
+    foreign = {f"other.{name}": value for name, value in state.items()}
+    misshapen = {name: torch.zeros(7, 7, 7, 7, 7) for name in state}
+    for wrong, counted in ((foreign, 2), (misshapen, 1)):
+        with pytest.raises(CheckpointError) as caught:
+            rebuild(checkpoint(state=wrong))
+        assert str(caught.value).count(f"and {len(state) - 3} more") == counted
+        assert sum(name in str(caught.value) for name in state) == 3
+
+
 def test_a_plan_is_replayed() -> None:
     dense = models.build("digitsnet").eval()
     graph = trace(dense, torch.zeros(2, 1, 8, 8))

@@ -1,11 +1,13 @@
 """Bad input ends in one line that says what came and what to do, with the documented exit code."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from compressor.cli.app import main
 from compressor.cli.options import parse_settings
+from compressor.folders import refusal
 
 
 def run(*words: object) -> int:
@@ -101,6 +103,46 @@ def test_the_network_to_read_is_not_written_over(
     assert run(*command, path, "-o", path) == 1
     assert "name another file" in capsys.readouterr().err
     assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--arch", "digitsnet", "--data", "digits", "-o"),
+        ("prune", "absent.pt", "--method", "fbs", "--density", 0.5, "--data", "digits", "-o"),
+        ("prune", "absent.pt", "--method", "l1", "--budget", "macs=0.5x", "--data", "digits", "-o"),
+        ("quantize", "absent.pt", "--bits", 8, "-o"),
+        ("export", "absent.pt", "-o"),
+        ("adopt", "absent.pt", "--arch", "digitsnet", "-o"),
+        ("verify", "absent.pt", "absent.onnx", "--json"),
+        ("bench", "absent.onnx", "--json"),
+        ("inspect", "absent.onnx", "--json"),
+    ],
+    ids=lambda words: "-".join(map(str, words[:4:3])),
+)
+def test_a_folder_that_cannot_be_written_in_is_said_at_once(
+    words: tuple[object, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root every folder can be written in, hence the monkeypatch."""
+
+    def refusing(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("compressor.folders.tempfile.TemporaryFile", refusing)
+    monkeypatch.setenv("COLUMNS", "400")  # one line
+    assert run(*words, tmp_path / "out.file") != 0
+    said = capsys.readouterr().err
+    assert "Permission denied" in said
+    assert "out.file" in said
+    assert "absent" not in said, "nothing was opened before"
+    assert not list(tmp_path.iterdir())
+
+
+def test_asking_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert refusal(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    assert refusal(tmp_path / "file") == "Not a directory"
 
 
 USELESS = """

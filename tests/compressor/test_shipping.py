@@ -13,8 +13,10 @@ import runtime
 from compressor import checkpoint
 from compressor.cli.app import main
 from compressor.data import Loader, load
+from compressor.pipeline import export as pipeline_export
 from compressor.pipeline import int8 as pipeline_int8
 from compressor.pipeline.provenance import read_provenance
+from compressor.pipeline.speedup import MeasuredSpeedup
 from exporters import inspect_onnx
 from runtime.results import BenchmarkResult, LatencyMs, Speedup
 
@@ -109,6 +111,21 @@ def test_int8_that_is_slower_is_said(ratio: float, verdict: str, monkeypatch: py
     line = pipeline_int8.measure_int8_speed(Path("float.onnx"), Path("int8.onnx"), batch=1)
     assert f"{ratio:.2f}x float32's speed here" in line
     assert verdict in line
+
+
+def test_for_tensorrt_it_is_said_whose_speed_was_measured(
+    folder: Path, slim: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = MeasuredSpeedup(1.5, 1.4, 1.6, 3.0, 2.0, None)
+    monkeypatch.setattr(pipeline_export, "measure_speedup", lambda *_: measured)
+    for target, measure, said in (("tensorrt", True, 1), ("tensorrt", False, 0), ("onnx", True, 0)):
+        words = ("export", folder / "slim.pt", "--target", target, "-o", folder / "speed.onnx")
+        assert compress(*words, "--measure" if measure else "--no-measure") == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert sum("1.50x the dense network's speed here" in line for line in lines) == measure
+        assert sum("on this machine's CPU, not TensorRT's" in line for line in lines) == said
+        if said:
+            assert "not TensorRT's" in lines[next(i for i, line in enumerate(lines) if "1.50x" in line) + 1]
 
 
 def test_the_plan_is_read_back_out_of_the_file(folder: Path, slim: Path) -> None:

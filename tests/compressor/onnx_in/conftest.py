@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torchvision.models import densenet, mobilenetv2, resnet, vgg
 
-SIDE = 64
+SIDE = 32
 
 
 def _vgg() -> nn.Module:

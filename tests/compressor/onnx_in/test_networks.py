@@ -42,7 +42,7 @@ def opened(exported: Exported) -> Callable[[str, bool], tuple[checkpoint.Compres
         if (name, dynamo) not in known:
             saved = open_onnx(exported(name, dynamo)[1], inputs=INPUTS)
             model = checkpoint.rebuild(saved)
-            known[name, dynamo] = saved, model, trace(model, torch.zeros(2, 3, 64, 64))
+            known[name, dynamo] = saved, model, trace(model, torch.zeros(2, 3, 32, 32))
         return known[name, dynamo]
 
     return of
@@ -52,7 +52,7 @@ def opened(exported: Exported) -> Callable[[str, bool], tuple[checkpoint.Compres
 def test_it_is_the_network_that_was_exported(name: str, dynamo: bool, exported: Exported, opened: Exported) -> None:
     network, path = exported(name, dynamo)
     saved, model, _ = opened(name, dynamo)
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 32, 32)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
     with torch.no_grad():
@@ -72,10 +72,10 @@ def test_it_is_cut_like_any_network(name: str, dynamo: bool, opened: Exported) -
     _, model, graph = opened(name, dynamo)
     assert {group.frozen for group in graph.groups} == {None, "network input", "network output"}
     l1 = get("l1")()
-    l1.attach(model, torch.zeros(2, 3, 64, 64))
+    l1.attach(model, torch.zeros(2, 3, 32, 32))
     plan = select(graph, l1.scores(model).values, budget=parse_budget("macs=0.5x"))
     slim, silent = shrink(model, graph, plan), silence(model, graph, plan)
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         found, wanted = slim(images), silent(images)
     assert sum(p.numel() for p in slim.parameters()) < 0.8 * sum(p.numel() for p in model.parameters())
@@ -90,7 +90,7 @@ def test_a_slim_one_is_kept_and_written_back(name: str, dynamo: bool, opened: Ex
     kept = dataclasses.replace(saved, state=dict(slim.state_dict()), plan={"steps": [json.loads(plan_to_json(plan))]})
     checkpoint.save(kept, tmp_path / "slim.pt")
     again = checkpoint.rebuild(checkpoint.load(tmp_path / "slim.pt"))
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(again(images), slim(images))
     written = exporters.export(again, images, tmp_path / "slim.onnx", batch="dynamic")
@@ -106,7 +106,7 @@ def test_residual_blocks_are_modules(opened: Exported) -> None:
     assert isinstance(model.get_submodule("layer1.0"), Network)
     plan = plan_of(graph, dict.fromkeys(graph.branches[1].groups, ()))
     slim, silent = shrink(model, graph, plan), silence(model, graph, plan)
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         wanted = silent(images)
         torch.testing.assert_close(slim(images), wanted, atol=TOLERANCE * float(wanted.abs().max()), rtol=0)
@@ -117,7 +117,7 @@ def test_it_trains(opened: Exported) -> None:
     before = {name: value.clone() for name, value in model.named_parameters()}
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 2, 3])).backward()
+    torch.nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3])).backward()
     optimizer.step()
     model.eval()
     with torch.no_grad():
