@@ -70,7 +70,14 @@ def _onnx(path: str) -> dict[str, object]:
     typer.echo(f"MACs {macs}, parameters {report.parameters}, weights {report.weight_bytes} bytes")
     for key, value in sorted(report.metadata.items()):
         typer.echo(f"{key}: {_shortened(value)}")
-    return report.to_json()
+    if "fixed_point" not in report.metadata:
+        return report.to_json()
+    # Heavy (torch); only for files with fixed-point weights.
+    from compressor.pipeline.onnx_storage import onnx_storage
+
+    storage = onnx_storage(path)
+    typer.echo(storage.summary())
+    return {**report.to_json(), "storage": storage.to_json()}
 
 
 def _shortened(value: object) -> str:

@@ -2,14 +2,15 @@
 
     bits = live weights * word length  +  32 per step  +  masks
 
-Masks say which weights are not there, in the three granularities of structured pruning: 1 bit per channel where one is
-gone, 1 bit per kernel (input map to output map) between live channels, and per source map the stride s and offset f of
-the positions that stay, ceil(log2 s) + ceil(log2 s_max) bits. A mask is used where it saves more than it takes; any
-other zero is a level like the others and costs a word (arXiv 1512.08571 for the granularities; the accounting is ours).
+Masks say which weights are not there, in the three granularities of structured pruning: 1 bit per channel where one
+is gone, 1 bit per kernel (input map to output map) between live channels, and per source map the stride s and offset
+f of the positions that stay, ceil(log2 s) + ceil(log2 s_max) bits: once for a flattened kernel, or once for its rows
+and once for its columns, whichever is less for the layer. A mask is used where it saves more than it takes; any other
+zero is a level like the others and costs a word (arXiv 1512.08571 for the granularities; the accounting is ours).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,16 +103,36 @@ def _live_and_masks(levels: Tensor, bits: int) -> tuple[int, int]:
     if (len(rows) * len(columns) - int(rows.sum() * columns.sum())) * positions * bits <= masks:
         rows, columns, masks = torch.ones_like(rows), torch.ones_like(columns), 0
     taps = taps[rows][:, columns]
-    strides = [_stride(source) for source in taps.any(dim=0)]
-    stride_bits = _stride_bits([stride for stride, _ in strides])
-    kept = torch.tensor([count for _, count in strides], dtype=torch.int64)
-    if int((positions - kept).sum()) * len(taps) * bits <= stride_bits:
-        kept, stride_bits = torch.full_like(kept, positions), 0
+    kept, stride_bits = _strided(taps.any(dim=0), levels.shape[2:], len(taps) * bits)
     kernels = taps.any(dim=2).to(torch.int64)
     live, dense = int((kernels * kept).sum()), int(kept.sum()) * len(taps)
     if (dense - live) * bits > kernels.numel():
         return live, masks + stride_bits + kernels.numel()
     return dense, masks + stride_bits
+
+
+def _strided(sources: Tensor, kernel: Sequence[int], word: int) -> tuple[Tensor, int]:
+    """How many positions of each source map (C, positions) are stored, and how many bits tell which.
+
+    The cheapest of three: all positions, a pattern of the flattened kernel, one of rows and one of columns.
+    `word` is what a position takes.
+    """
+    total = sources.shape[1]
+    ways = [(torch.full((len(sources),), total), 0), _patterns([sources])]
+    if len(kernel) == 2:
+        places = sources.reshape(-1, *kernel)
+        ways.append(_patterns([places.any(dim=2), places.any(dim=1)]))
+    return min(ways, key=lambda way: int(way[0].sum()) * word + way[1])
+
+
+def _patterns(axes: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """As `_strided`, with a stride and an offset for each of the axes, each (C, positions)."""
+    kept, bits = torch.ones(len(axes[0]), dtype=torch.int64), 0
+    for axis in axes:
+        found = [_stride(support) for support in axis]
+        kept *= torch.tensor([count for _, count in found], dtype=torch.int64)
+        bits += _stride_bits([stride for stride, _ in found])
+    return kept, bits
 
 
 def _stride_bits(strides: list[int]) -> int:
@@ -124,5 +145,7 @@ def _stride(support: Tensor) -> tuple[int, int]:
     """Stride of the sparsest pattern {q : q >= f, (q - f) mod s = 0} that holds all of `support`, and its size."""
     total = len(support)
     places = torch.where(support)[0].tolist() or [total - 1]
-    stride = math.gcd(*(place - places[0] for place in places)) or total
-    return stride, math.ceil((total - places[0] % stride) / stride)
+    first = places[0]
+    # The smallest stride with no further position, where there is only one.
+    stride = math.gcd(*(place - first for place in places)) or max(first + 1, total - first)
+    return stride, math.ceil((total - first % stride) / stride)

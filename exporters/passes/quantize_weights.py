@@ -110,6 +110,7 @@ def _store(
         shape[words.axis] = -1
         scale = scale.reshape(shape)
     levels = _stored(model, f"{name}.levels", words, fixed.bits)
+    levels.doc_string = fixed.name  # under which the metadata say how many bits
     model.graph.initializer.extend([levels, numpy_helper.from_array(scale, f"{name}.scale")])
     if not own_op:
         node = helper.make_node("DequantizeLinear", [levels.name, f"{name}.scale"], [name], f"{name}/DequantizeLinear")

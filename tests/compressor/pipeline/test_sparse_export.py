@@ -1,8 +1,10 @@
 """A checkpoint whose kernels were pruned by strides, from the command line to a running file."""
 
 import json
+import math
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ import models
 from compressor import checkpoint, data
 from compressor.cli.app import main
 from compressor.methods.structured_masks import patterns
+from compressor.pipeline.onnx_storage import onnx_storage
+from exporters.errors import ExportError
 
 NETWORK = """
 from torch import nn
@@ -82,3 +86,49 @@ def test_never(pruned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert compress("export", pruned, "-o", tmp_path / "n.onnx", "--sparse", "often") == 1
     assert "auto, always, never" in capsys.readouterr().err
     assert not (tmp_path / "n.onnx").exists()
+
+
+@pytest.mark.parametrize("bits", [4, 5])
+def test_10_storage_is_recounted_from_the_exported_file(
+    pruned: Path, tmp_path: Path, bits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed, file, report = tmp_path / "q.pt", tmp_path / "q.onnx", tmp_path / "q.json"
+    assert compress("quantize", pruned, "--bits", bits, "--per-channel", "-o", fixed) == 0
+    assert compress("export", fixed, "--no-measure", "-o", file) == 0
+    capsys.readouterr()
+    assert compress("inspect", file, "--json", report) == 0
+    shown = capsys.readouterr().out
+    found = json.loads(report.read_text())["storage"]
+    assert f"fixed point: {found['packed_bytes']} bytes packed" in shown
+    graph = onnx.load(file).graph
+    assert any(node.op_type == "SparseConv" for node in graph.node)
+
+    told = {entry["name"]: entry for entry in checkpoint.load(fixed).record["storage"]}
+    layers = {entry["name"]: entry for entry in found["layers"]}
+    assert layers.keys() == told.keys() == {"0.weight", "3.weight", "6.weight", "9.weight", "14.weight"}
+    for name, entry in layers.items():
+        assert (entry["bits"], entry["live"], entry["steps"]) == (bits, told[name]["live"], told[name]["steps"])
+        assert entry["packed_bits"] == entry["live"] * bits + 32 * entry["steps"] + entry["mask_bits"]
+        # A 3x3 kernel that became a 2x2 one in the file needs no strides.
+        assert entry["mask_bits"] == (0 if name == "6.weight" else told[name]["mask_bits"])
+    assert told["3.weight"]["mask_bits"] == 64 * 2
+    assert told["6.weight"]["mask_bits"] == 64 * 4, "rows and columns have a stride and an offset each"
+    assert told["9.weight"]["mask_bits"] == 64 * 64
+    held = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    biases = sum(math.prod(tensor.dims) for tensor in held if not tensor.name.endswith(".scale"))
+    packed = sum(entry["packed_bits"] for entry in layers.values())
+    assert found["packed_bytes"] == math.ceil((packed + 32 * biases) / 8)
+
+
+def test_levels_of_unknown_width_are_said_not_guessed(pruned: Path, tmp_path: Path) -> None:
+    fixed, file = tmp_path / "q.pt", tmp_path / "q.onnx"
+    assert compress("quantize", pruned, "--bits", 6, "-o", fixed) == 0
+    assert compress("export", fixed, "--no-measure", "-o", file) == 0
+    model = onnx.load(file)
+    entry = next(entry for entry in model.metadata_props if entry.key == "compress.fixed_point")
+    entry.value = json.dumps({})
+    onnx.save(model, file)
+    with pytest.raises(
+        ExportError, match=r"nothing says how many bits .* has; export the checkpoint with this version"
+    ):
+        onnx_storage(file)

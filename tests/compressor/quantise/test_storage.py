@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from compressor.methods.structured_masks import patterns
 from compressor.quantise import FixedPoint, layer_storage, packed_bytes, quantise
 from compressor.quantise.storage import LayerStorage
 
@@ -44,21 +45,40 @@ def test_10_kernels_take_a_bit_each_where_one_is_gone() -> None:
     assert (found.live, found.mask_bits) == ((48 - 3) * 9, 48)
 
 
-@pytest.mark.parametrize("stride", [2, 3, 4])
-def test_10_strided_maps_tell_stride_and_offset(stride: int) -> None:
-    levels = dense(8, 6, 3, 3).reshape(8, 6, 9)
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (3, 4), (5, 3)])
+def test_10_strided_maps_tell_stride_and_offset(size: int, stride: int) -> None:
+    levels = dense(8, 6, size, size).reshape(8, 6, size**2)
     live = 0
     for channel in range(6):
         offset = channel % stride
-        kept = [q for q in range(9) if q >= offset and (q - offset) % stride == 0]
-        assert len(kept) == math.ceil((9 - offset) / stride)
-        mask = torch.zeros(9, dtype=torch.int64)
+        kept = [q for q in range(size**2) if q >= offset and (q - offset) % stride == 0]
+        assert len(kept) == math.ceil((size**2 - offset) / stride)
+        mask = torch.zeros(size**2, dtype=torch.int64)
         mask[kept] = 1
         levels[:, channel] *= mask
         live += 8 * len(kept)
-    found = storage(levels.reshape(8, 6, 3, 3))
+    found = storage(levels.reshape(8, 6, size, size))
     assert found.live == live == int((levels != 0).sum())
     assert found.mask_bits == 6 * 2 * math.ceil(math.log2(stride))
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (5, 2), (5, 3)])
+def test_10_maps_strided_along_each_axis_tell_two_strides_and_offsets(size: int, stride: int) -> None:
+    ways = torch.from_numpy(patterns((size, size), stride, per_axis=True)).reshape(-1, size, size)
+    levels = dense(8, 2 * len(ways), size, size) * torch.cat([ways, ways])
+    found = storage(levels)
+    assert found.live == int((levels != 0).sum()) == 8 * 2 * size**2, "the patterns part the kernel among them"
+    assert found.mask_bits == 2 * len(ways) * 4 * math.ceil(math.log2(stride))
+
+
+def test_10_a_layer_takes_the_cheaper_of_both_ways_to_tell_strides() -> None:
+    flattened = dense(8, 6, 5, 5).reshape(8, 6, 25)
+    flattened[:, :, 1::2] = 0  # a checkerboard has every row and every column
+    assert storage(flattened.reshape(8, 6, 5, 5)).mask_bits == 6 * 2
+    rows = dense(8, 6, 5, 5)
+    rows[:, :, 1::2] = 0
+    found = storage(rows)
+    assert (found.live, found.mask_bits) == (8 * 6 * 15, 6 * 2), "columns are whole and tell nothing"
 
 
 def test_10_all_three_at_once_count_what_is_not_zero() -> None:
