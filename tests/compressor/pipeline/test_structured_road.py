@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import compressor
 import models
@@ -138,7 +139,15 @@ def test_kernels_of_ones_own_network_from_python(dense: Path) -> None:
     assert result.report["macs"] == result.report["macs_before"], "dense convolutions still"
 
 
-@pytest.mark.parametrize("method", [("l1", "--budget", "macs=0.6x"), ("fbs", "--density", 0.5)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("l1", "--budget", "macs=0.6x"),
+        ("fbs", "--density", 0.5),
+        ("gate-decorator", "--budget", "macs=0.6x"),
+        ("rbp", "--budget", "macs=0.6x"),
+    ],
+)
 def test_zeros_inside_kernels_are_not_trained_away(
     dense: Path, tmp_path: Path, method: tuple[object, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,3 +158,62 @@ def test_zeros_inside_kernels_are_not_trained_away(
     assert compress(*words) == 1
     assert "structured: kernels" in capsys.readouterr().err
     assert not (tmp_path / "lost.pt").exists()
+
+
+BEFORE = {
+    "gate-decorator": ("prune_fraction=0.2", "tick_images=128", "ticks_per_tock=1", "tock_epochs=1"),
+    "rbp": ("layer_epochs=1", "share_epochs=1", "bn_batches=2"),
+}
+
+
+def prune(source: Path, method: str, output: Path, *words: object, settings: tuple[str, ...] = ()) -> int:
+    asked = [word for setting in settings for word in ("--set", setting)]
+    wishes = ("--data", "digits", "--epochs", 1, *SHORT[:4], *words, *asked, "-o", output)
+    return compress("prune", source, "--method", method, *wishes)
+
+
+@pytest.mark.parametrize("first", ["gate-decorator", "rbp"])
+def test_it_comes_after_methods_that_remove_channels_and_before_fixed_point(
+    dense: Path, tmp_path: Path, first: str
+) -> None:
+    slim, inside, fixed = tmp_path / "slim.pt", tmp_path / "inside.pt", tmp_path / "fixed.pt"
+    assert prune(dense, first, slim, "--budget", "macs=0.6x", "--align", "off", settings=BEFORE[first]) == 0
+    settings = ("kernel_density=0.6", "stride=2", "layer_epochs=0", "max_drop=1.0")
+    assert prune(slim, "structured", inside, *SHORT[4:], settings=settings) == 0
+    assert compress("quantize", inside, "--bits", 5, "--data", "digits", "-o", fixed) == 0
+
+    widths = [conv.out_channels for conv in convolutions(slim)]
+    assert sum(widths) < 3 * 16
+    assert [conv.out_channels for conv in convolutions(inside)] == widths
+    layers = count_weights(checkpoint.rebuild(checkpoint.load(inside)))
+    for layer in layers[1:]:
+        assert layer.live_kernels == pytest.approx(0.6 * layer.kernels, abs=1)
+    for before, after in zip(convolutions(inside), convolutions(fixed), strict=True):
+        assert not after.weight[before.weight == 0].any()
+        assert len(after.weight.unique()) <= 2**5 - 1
+    assert checkpoint.load(fixed).fixed_point is not None
+    assert compress("export", fixed, "--no-measure", "-o", tmp_path / "m.onnx") == 0
+
+
+def convolutions(path: Path) -> list[nn.Conv2d]:
+    model = checkpoint.rebuild(checkpoint.load(path))
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def test_with_fbs_channels_go_first_and_fixed_point_comes_last(
+    dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slim, fbs, fixed = tmp_path / "slim.pt", tmp_path / "fbs.pt", tmp_path / "fixed.pt"
+    assert prune(dense, "structured", slim, *SHORT[4:], "--budget", "macs=0.7x", settings=("layer_epochs=0",)) == 0
+    assert prune(slim, "fbs", fbs, "--density", 0.5) == 0
+    assert compress("quantize", fbs, "--bits", 5, "-o", fixed) == 0
+    saved = checkpoint.load(fixed)
+    assert (saved.method, saved.density) == ("fbs", 0.5)
+    assert saved.fixed_point is not None
+    assert any(name.endswith("saliency_weight") for name in saved.fixed_point)
+    capsys.readouterr()
+
+    for source, told in ((fbs, "has fbs attached already; give the network it was made from"), (fixed, "fbs attached")):
+        assert prune(source, "structured", tmp_path / "no.pt", *SHORT[4:], settings=("stride=2",)) == 1
+        assert told in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "no.pt").exists()
