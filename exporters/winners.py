@@ -142,7 +142,7 @@ def _winners(
         total = saliency.sum(dim=1, keepdim=True)
         saliency = saliency * (saliency.shape[1] / torch.where(total == 0, saliency.shape[1], total))
     if winner_block > 1:
-        blocks = saliency.split(winner_block, dim=1)
+        blocks = [saliency[:, first : first + winner_block] for first in range(0, saliency.shape[1], winner_block)]
         saliency = torch.cat([block.mean(dim=1, keepdim=True).expand_as(block) for block in blocks], dim=1)
     ranked = torch.sort(saliency, dim=1, descending=True, stable=True).indices[:, :k]
     return LayerWinners(saliency.cpu().numpy(), ranked.sort(dim=1).values.cpu().numpy())

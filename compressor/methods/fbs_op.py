@@ -90,8 +90,8 @@ def ranking(scores: Tensor, winner_block: int) -> Tensor:
         return scores
     blocks = torch.arange(scores.shape[1], device=scores.device) // winner_block
     sizes = torch.bincount(blocks).to(scores.dtype)
-    sums = F.pad(scores, (0, -scores.shape[1] % winner_block)).unflatten(1, (-1, winner_block)).sum(dim=2)
-    return (sums / sizes)[:, blocks]
+    whole = F.pad(scores, (0, -scores.shape[1] % winner_block))
+    return whole.reshape(-1, len(sizes), winner_block).sum(dim=2).div(sizes)[:, blocks]
 
 
 def winner_mask(scores: Tensor, winners: int) -> Tensor:
