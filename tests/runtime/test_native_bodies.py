@@ -47,6 +47,16 @@ def test_native_equals_function_body(case, batch):
         np.testing.assert_array_equal(y, reference.open_session(bare, isa).run(None, feeds)[0])
 
 
+def test_blocks_of_one_are_what_files_without_the_attribute_mean():
+    rng = np.random.default_rng(0)
+    layer = make_layer(rng, channels=24, outputs=40, winners=20)
+    x, index = make_input(rng, live=12, channels=24, batch=2)
+    for isa in reference.isa_names():
+        sessions = [reference.open_session(reference.fbs_model(layer, winner_block=block), isa) for block in (1, None)]
+        for now, before in zip(*(session.run(None, {"X": x, "I": index}) for session in sessions), strict=True):
+            np.testing.assert_array_equal(now, before)
+
+
 @pytest.mark.parametrize("lower", [-FLOAT_MAX, 0.0, 0.25])
 def test_native_sum_equals_function_body(lower):
     rng = np.random.default_rng(0)
