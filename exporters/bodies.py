@@ -54,6 +54,7 @@ class FBSVariant:
 
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0).
+    `blocks`: winner_block > 1.
     """
 
     one_sample: bool
@@ -63,6 +64,7 @@ class FBSVariant:
     post_shift: bool
     activation: str
     nonnegative: bool
+    blocks: bool = False
 
     @property
     def overload(self) -> str:
@@ -72,6 +74,7 @@ class FBSVariant:
         words += ["normalized"] if self.normalize else []
         words += ["shifted"] if self.post_shift else []
         words += [] if self.nonnegative else ["signed"]
+        words += ["blocks"] if self.blocks and not self.all_win else []
         return "_".join([*words, self.activation])
 
 
@@ -149,6 +152,37 @@ _SPREAD = (
 )
 """X unpacked by I into `spread`, NCHW."""
 
+_BLOCKS = """
+    block = Constant<value_int: int = @winner_block>()
+    no_output = Constant<value_int=0>()
+    one_output = Constant<value_int=1>()
+    output_numbers = Range(no_output, outputs, one_output)
+    block_of = Div(output_numbers, block)
+    block_starts = Range(no_output, outputs, block)
+    outputs_left = Sub(outputs, block_starts)
+    block_lengths = Min(outputs_left, block)
+    block_sizes = CastLike(block_lengths, R)
+    minus_outputs = Sub(no_output, outputs)
+    missing = Mod(minus_outputs, block)
+    missing_row = Reshape(missing, minus_one)
+    unpadded = Constant<value_ints=[0, 0, 0]>()
+    block_pads = Concat<axis=0>(unpadded, missing_row)
+    block_row = Reshape(block, minus_one)
+    same_rows = Constant<value_ints=[0]>()
+    block_shape = Concat<axis=0>(same_rows, minus_one, block_row)
+    block_axis = Constant<value_ints=[2]>()
+"""
+"""Sizes of the blocks, which block each output is in, and how saliencies are padded to whole ones."""
+
+_BLOCK_MEANS = """
+    whole_blocks = Pad(s, block_pads)
+    blocks = Reshape(whole_blocks, block_shape)
+    block_sums = ReduceSum<keepdims=0>(blocks, block_axis)
+    block_means = Div(block_sums, block_sizes)
+    ranked = Gather<axis=1>(block_means, block_of)
+"""
+"""What channels compete by, `ranked` (N, K): the mean of s over the channel's block."""
+
 
 def _loop(variant: FBSVariant) -> list[str]:
     """The layer for one sample after the other; what does not depend on the sample stays outside."""
@@ -174,6 +208,8 @@ def _constants(variant: FBSVariant) -> list[str]:
     lines = ["plane_axes = Constant<value_ints=[2, 3]>()", "outputs = Size(R)"]
     if not variant.all_win:
         lines += ["count = Constant<value_int: int = @winners>()", "k = Reshape(count, minus_one)"]
+    if not variant.all_win and variant.blocks:
+        lines += [_BLOCKS]
     if not variant.all_win and not variant.dense_input:
         # One gather over the K*C kernels at once copies less than a gather of rows followed by one of columns.
         lines += [
@@ -235,8 +271,9 @@ def _winners(variant: FBSVariant, winners: str) -> list[str]:
             f"{winners} = Expand(all_outputs, s_shape)",
         ]
     else:
-        lines = [
-            "best, by_saliency = TopK<axis=1, sorted=0>(s, k)",
+        lines = [_BLOCK_MEANS] if variant.blocks else []
+        lines += [
+            f"best, by_saliency = TopK<axis=1, sorted=0>({'ranked' if variant.blocks else 's'}, k)",
             f"{winners}, position = TopK<axis=1, largest=0>(by_saliency, k)",
             f"won = GatherElements<axis=1>(s, {winners})",
         ]

@@ -91,6 +91,7 @@ def _fbs_conv_node(
     dilation: Sequence[int],
     saliency_slope: float,
     normalize: bool,
+    winner_block: int = 1,
 ) -> Tensor:
     inputs = [x, weight, shift, saliency_weight, saliency_bias]
     shape = torch.nn.functional.conv2d(x, weight, None, list(stride), list(padding), list(dilation)).shape
@@ -104,6 +105,7 @@ def _fbs_conv_node(
             "dilations": list(dilation),
             "saliency_slope": float(saliency_slope),
             "normalize": int(normalize),
+            "winner_block": int(winner_block),
         },
         dtype=x.dtype,
         shape=shape,

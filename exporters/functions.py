@@ -98,6 +98,7 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
         post_shift=len(node.input) > len(opset.FBS_CONV.inputs) - 1 and bool(node.input[-1]),
         activation=sparse_activation(values["lower"], values["upper"]),
         nonnegative=values["saliency_slope"] == 0.0,
+        blocks=values["winner_block"] > 1,
     )
 
 

@@ -104,8 +104,9 @@ FBS_CONV = Op(
     summary=(
         "Convolution that computes only the k most salient of K output channels, from only the Cx input "
         "channels that exist. u[n,c] = mean over H, W of |X|; s = leaky(sum over live c of u*A[c] + R, "
-        "saliency_slope); with normalize, s = K*s/sum(s) unless sum(s) is 0; J = the k largest s, ties to the "
-        "lower index, ascending; with i = J[n,j], Y[n,:,:,j] = clamp(s[n,i] * (conv(X, W)[i] + B[i]) + D[i], "
+        "saliency_slope); with normalize, s = K*s/sum(s) unless sum(s) is 0; J = the k with the largest r, "
+        "ties to the lower index, ascending, where r = s, or with winner_block b > 1 the mean of s over the channels "
+        "of the same i // b; with i = J[n,j], Y[n,:,:,j] = clamp(s[n,i] * (conv(X, W)[i] + B[i]) + D[i], "
         "lower, upper)."
     ),
     inputs=(
@@ -135,6 +136,7 @@ FBS_CONV = Op(
         Attribute("upper", "float", "upper clamp; ReLU6 is 6, none is FLOAT_MAX"),
         Attribute("saliency_slope", "float", "slope of s below zero: 0 is ReLU, 1 the identity"),
         Attribute("normalize", "int", "1: s is scaled to mean 1 over the K channels, unless it sums to 0; 0: not"),
+        Attribute("winner_block", "int", "b, neighbouring channels that win or lose together; 1: each for itself"),
     ),
 )
 

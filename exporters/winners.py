@@ -27,7 +27,7 @@ NEAR_TIE = 1e-5
 
 @dataclass(frozen=True)
 class LayerWinners:
-    """One FBS layer on one batch: saliencies (N, K) and winners (N, k), ascending."""
+    """One FBS layer on one batch: saliencies, or their blocks' means, (N, K) and winners (N, k), ascending."""
 
     saliency: npt.NDArray[np.float32]
     winners: npt.NDArray[np.int64]
@@ -128,14 +128,21 @@ def _winners(
     saliency_weight: Tensor,
     bias: Tensor,
     k: int,
-    *rest: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    slope: float,
+    normalize: bool,
+    winner_block: int = 1,
 ) -> LayerWinners:
-    slope, normalize = rest[-2:]
     saliency = torch.nn.functional.leaky_relu(
         torch.addmm(bias, x.abs().mean(dim=(2, 3)), saliency_weight), negative_slope=slope
     )
     if normalize:
         total = saliency.sum(dim=1, keepdim=True)
         saliency = saliency * (saliency.shape[1] / torch.where(total == 0, saliency.shape[1], total))
+    if winner_block > 1:
+        blocks = [saliency[:, first : first + winner_block] for first in range(0, saliency.shape[1], winner_block)]
+        saliency = torch.cat([block.mean(dim=1, keepdim=True).expand_as(block) for block in blocks], dim=1)
     ranked = torch.sort(saliency, dim=1, descending=True, stable=True).indices[:, :k]
     return LayerWinners(saliency.cpu().numpy(), ranked.sort(dim=1).values.cpu().numpy())

@@ -131,9 +131,9 @@ def _module_name(argument: Any, attribute: str) -> str | None:
 
 
 def _fbs(counter: _Counter, node: fx.Node, out: Tensor) -> Live:
-    x, weight, _, _, predictor, bias, winners, _, _, _, slope, normalize = (counter.value(a) for a in node.args)
+    x, weight, _, _, predictor, bias, winners, _, _, _, slope, normalize, *block = (counter.value(a) for a in node.args)
     # The method's own rule, through torch's registry: costs know methods by their ops only.
-    scores, mask = torch.ops.compress.fbs_winners(x, predictor, bias, winners, slope, normalize)
+    scores, mask = torch.ops.compress.fbs_winners(x, predictor, bias, winners, slope, normalize, *block)
     result = Live(mask, mask & (scores != 0), winners / weight.shape[0])
     source = counter.live(node.args[0])
     num_out, num_in, taps = weight.shape[0], weight.shape[1], weight[0, 0].numel()

@@ -47,6 +47,8 @@ class FBS(Method):
             whose channels then compete by signed saliency.
         subsample: `l1` mean |x| (paper) or `mean` (released code); equal on inputs ≥ 0.
         normalize: saliencies of each sample scaled to mean 1. Not in the paper; against unstable training.
+        winner_block: neighbouring channels that win or lose together, by their mean saliency; kernels then skip whole
+            vectors of weights (paper: 1). Winners are rounded up to whole blocks.
         seed: of the predictors' start weights.
     """
 
@@ -61,6 +63,7 @@ class FBS(Method):
     saliency: Literal["relu", "inherit"] = "relu"
     subsample: Literal["l1", "mean"] = "l1"
     normalize: bool = False
+    winner_block: int = 1
     seed: int = 0
 
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
@@ -79,7 +82,7 @@ class FBS(Method):
         if not pairs:
             found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no convolution"
             raise MethodError(f"no convolution of {type(model).__name__} can become an FBS layer ({found})")
-        options = FBSOptions(self.form, self.init, self.subsample, self.normalize, self.l1_of)
+        options = self._options()
         generator = torch.Generator().manual_seed(self.seed)
         model = copy.deepcopy(model)
         for pair in pairs:
@@ -153,6 +156,9 @@ class FBS(Method):
         full = [*way, self.density]
         return [full[(index + 1) * len(full) // epochs - 1] for index in range(epochs)]
 
+    def _options(self) -> FBSOptions:
+        return FBSOptions(self.form, self.init, self.subsample, self.normalize, self.l1_of, self.winner_block)
+
     def _check(self) -> None:
         allowed = {"density": (0.0, 1.0), "density_step": (0.0, 1.0)}
         problems = [
@@ -167,7 +173,7 @@ class FBS(Method):
         if self.normalize and self.saliency == "inherit":
             problems.append("normalize needs saliencies ≥ 0, so saliency='relu'")
         try:
-            FBSOptions(self.form, self.init, self.subsample, self.normalize, self.l1_of)
+            self._options()
         except ValueError as error:
             problems.append(str(error))
         if problems:

@@ -24,6 +24,7 @@ class FBSFolded:
     dilation: tuple[int, int]
     saliency_slope: float
     normalize: bool
+    winner_block: int = 1
 
 
 class FBSFoldedConv2d(nn.Module):
@@ -42,6 +43,7 @@ class FBSFoldedConv2d(nn.Module):
         self.winners = folded.winners
         self.stride, self.padding, self.dilation = folded.stride, folded.padding, folded.dilation
         self.saliency_slope, self.normalize = folded.saliency_slope, folded.normalize
+        self.winner_block = folded.winner_block
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H', W'), suppressed channels exactly 0."""
@@ -58,5 +60,6 @@ class FBSFoldedConv2d(nn.Module):
             self.dilation,
             self.saliency_slope,
             self.normalize,
+            self.winner_block,
         )
         return out

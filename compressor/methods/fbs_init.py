@@ -31,6 +31,7 @@ class FBSOptions:
         normalize: scale the saliencies of each sample to mean 1 (not in the paper; against unstable
             training).
         l1_of: `all` saliencies (paper) or only those of `winners` (released code).
+        winner_block: neighbouring channels that win or lose together (paper: 1).
     """
 
     form: Literal["paper", "released"] = "paper"
@@ -38,8 +39,13 @@ class FBSOptions:
     subsample: Literal["l1", "mean"] = "l1"
     normalize: bool = False
     l1_of: Literal["all", "winners"] = "all"
+    winner_block: int = 1
 
     def __post_init__(self) -> None:
+        if self.winner_block < 1:
+            raise ValueError(
+                f"winner_block={self.winner_block} is below 1; 16 chooses winners in blocks of 16 channels"
+            )
         for name, allowed in _ALLOWED.items():
             value = getattr(self, name)
             if value not in allowed:

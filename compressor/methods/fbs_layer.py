@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compressor.methods.fbs_folded import FBSFolded, FBSFoldedConv2d
 from compressor.methods.fbs_gate import gated_batch_norm, pixel_mean
 from compressor.methods.fbs_init import FBSOptions, start
-from compressor.methods.fbs_op import fbs_conv, fbs_conv_formula, num_winners, saliency, winner_mask
+from compressor.methods.fbs_op import fbs_conv, fbs_conv_formula, num_winners, ranking, saliency, winner_mask
 
 __all__ = ["FBSConv2d", "FBSFolded", "FBSFoldedConv2d", "FBSOptions"]
 
@@ -81,7 +81,7 @@ class FBSConv2d(nn.Module):
     @property
     def winners(self) -> int:
         """How many channels are computed per sample at the present density."""
-        return min(num_winners(self.density, self.full_width), self.conv.out_channels)
+        return min(num_winners(self.density, self.full_width, self.options.winner_block), self.conv.out_channels)
 
     def saliency_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Saliencies (N, K), float32 or wider, and winners (N, K), booleans, for x: (N, C, H, W)."""
@@ -93,7 +93,7 @@ class FBSConv2d(nn.Module):
             slope=self.saliency_slope,
             normalize=self.options.normalize,
         )
-        return scores, winner_mask(scores, self.winners)
+        return scores, winner_mask(ranking(scores, self.options.winner_block), self.winners)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H', W'), suppressed channels exactly 0."""
@@ -167,6 +167,7 @@ class FBSConv2d(nn.Module):
             dilation=dilation,
             saliency_slope=self.saliency_slope,
             normalize=self.options.normalize,
+            winner_block=self.options.winner_block,
         )
 
     @torch.no_grad()

@@ -129,7 +129,8 @@ def order_by_wins(
 
     1. A group that FBS layers alone make: units that won in none of them go, unless `keep_never`.
     2. One of whose makers is dense, normalises its saliencies (they depend on all channels) or has its shift outside
-       the product (where channels of saliency 0 tie, the lower one must still win): it stays as it is.
+       the product (where channels of saliency 0 tie, the lower one must still win), or
+       whose winners are chosen in blocks (which would fall apart): it stays as it is.
     3. One that a normalisation holds (a silent channel would come out of it as a constant): likewise.
 
     Args:
@@ -158,7 +159,7 @@ def order_by_wins(
 def _wins_alone(group: ChannelGroup, graph: ChannelGraph, dynamic: Mapping[str, FBSConv2d]) -> bool:
     for maker in group.makers:
         layer = dynamic.get(maker)
-        if layer is None or layer.options.normalize or layer.options.form != "paper":
+        if layer is None or layer.options.normalize or layer.options.form != "paper" or layer.options.winner_block > 1:
             return False
     own = {f"{maker}.bn" for maker in group.makers}
     for call in graph.layers:

@@ -163,9 +163,9 @@ def _attached(saved: checkpoint.CompressedCheckpoint, fbs: FBS, dataset: Dataset
 
 def _continued(saved: checkpoint.CompressedCheckpoint, fbs: FBS) -> _Start:
     """Goes on where another FBS run ended, at its density or another one."""
-    before = saved.method_settings or {}
-    fixed = ("form", "saliency", "subsample", "normalize")
-    other = [name for name in fixed if before.get(name, getattr(fbs, name)) != getattr(fbs, name)]
+    before = {**FBS().settings(), **(saved.method_settings or {})}
+    fixed = ("form", "saliency", "subsample", "normalize", "winner_block")
+    other = [name for name in fixed if before[name] != getattr(fbs, name)]
     if other:
         raise MethodError(f"the checkpoint was made with other {', '.join(other)}; give the dense network instead")
     dense = saved.record["before"]

@@ -196,8 +196,25 @@ def _top(layer: _Layer, s: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor]:
     places = gs.Variable(fresh_name(layer.graph, layer.node.name), np.int64)
     attributes: dict[str, object] = {"axis": 1, "largest": 1, "sorted": 1}
     name = f"{layer.node.name}{opset.WINNERS}"
-    add_node(layer.graph, "TopK", [s, k], name=name, attrs=attributes, outputs=[values, places])
-    return values, places
+    block = int(layer.node.attrs["winner_block"])
+    ranked = s if block == 1 else _block_means(layer, s, block)
+    add_node(layer.graph, "TopK", [ranked, k], name=name, attrs=attributes, outputs=[values, places])
+    return (values if block == 1 else layer.add("GatherElements", [s, places], "won", axis=1)), places
+
+
+def _block_means(layer: _Layer, s: gs.Tensor, block: int) -> gs.Tensor:
+    """Each channel's block's mean (N, K); the last block is smaller where K is no multiple."""
+    outputs = layer.weight.shape[0]
+    starts = np.arange(0, outputs, block)
+    if outputs % block:
+        pads = layer.constant("block_pads", np.array([0, 0, 0, -outputs % block], np.int64))
+        s = layer.add("Pad", [s, pads], "whole_blocks")
+    shape = layer.constant("block_shape", np.array([-1, len(starts), block], np.int64))
+    axis = layer.constant("block_axis", np.array([2], np.int64))
+    sums = layer.add("ReduceSum", [layer.add("Reshape", [s, shape], "blocks"), axis], "block_sums", keepdims=0)
+    sizes = layer.constant("block_sizes", np.minimum(block, outputs - starts).astype(np.float32))
+    means = layer.add("Div", [sums, sizes], "block_means")
+    return layer.add("Gather", [means, layer.constant("block_of", np.arange(outputs) // block)], "ranked", axis=1)
 
 
 def _convolution(layer: _Layer, x: gs.Tensor, weight: gs.Tensor, shift: gs.Tensor) -> gs.Tensor:

@@ -14,6 +14,18 @@ constexpr int32_t kSaliencyVectors = 8;
 
 }  // namespace
 
+// The mean saliency of each block, for each of its outputs: equal ones win in order, so blocks stay whole.
+// The last block may be smaller.
+void FbsConv::rank(const Work& work) const {
+  if (winner_block_ == 1) return;
+  for (int32_t first = 0; first < outputs_; first += winner_block_) {
+    const int32_t last = std::min(first + winner_block_, outputs_);
+    float sum = 0.0f;
+    for (int32_t o = first; o < last; ++o) sum += work.saliency[o];
+    std::fill(work.ranked + first, work.ranked + last, sum / static_cast<float>(last - first));
+  }
+}
+
 // Saliency, winners, and what the convolution needs to know of them.
 void FbsConv::choose(const float* x, const Geometry& geometry, const Work& work, int64_t* j,
                      const Parallel& parallel) const {
@@ -55,7 +67,8 @@ void FbsConv::choose(const float* x, const Geometry& geometry, const Work& work,
   if (winners_ == outputs_) {
     for (int32_t o = 0; o < outputs_; ++o) work.winners[o] = o;
   } else {
-    top_k(*kernels_, work.saliency, outputs_, winners_, work.keys, work.winners);
+    rank(work);
+    top_k(*kernels_, work.ranked, outputs_, winners_, work.keys, work.winners);
   }
   if (work.pack || work.all) squeeze_steps(work.winners, winners_, lanes_, work.steps, work.first_step);
 

@@ -27,6 +27,7 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
       inputs_(static_cast<int32_t>(spec.inputs())),
       taps_(static_cast<int32_t>(spec.weight.dims[2] * spec.weight.dims[3])),
       winners_(static_cast<int32_t>(spec.winners)),
+      winner_block_(static_cast<int32_t>(std::min(spec.winner_block, spec.outputs()))),
       lanes_(kernels->lanes),
       all_vectors_((outputs_ + lanes_ - 1) / lanes_),
       vectors_((winners_ + lanes_ - 1) / lanes_) {
@@ -90,6 +91,7 @@ std::shared_ptr<const Geometry> FbsConv::geometry(int64_t height, int64_t width)
 bool FbsConv::packs(const Geometry& geometry, int32_t channels) const {
   if (winners_ == outputs_ && channels == inputs_) return false;  // the weights are packed as they lie
   if (forced_ != Way::kNone) return forced_ == Way::kPacked;
+  if (winner_block_ % lanes_ == 0) return true;  // whole vectors win: nothing is squeezed
   const double pack_cost = kSqueezeCost * taps_ * (all_vectors_ + vectors_);
   const double pixels = static_cast<double>(geometry.tap_pixels);
   return pack_cost + pixels * vectors_ < pixels * all_vectors_;
@@ -144,6 +146,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     work.partial_sums = carver.take<float>((input_pixels + kSumPixels - 1) / kSumPixels * 4 * channels);
     work.means = carver.take<float>(channels);
     work.saliency = carver.take<float>(padded);
+    work.ranked = winner_block_ == 1 ? work.saliency : carver.take<float>(padded);
     work.keys = carver.take<int32_t>(padded);
     work.winners = carver.take<int32_t>(winners_);
     work.bias = carver.take<float>(winners_padded);

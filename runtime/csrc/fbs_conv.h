@@ -38,6 +38,7 @@ class FbsConv {
   struct Work;
 
   std::shared_ptr<const Geometry> geometry(int64_t height, int64_t width) const;
+  void rank(const Work& work) const;
   bool packs(const Geometry& geometry, int32_t channels) const;
   void run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry,
                   const ChainLink::Next& next, float* y, int64_t* j, const Parallel& parallel) const;
@@ -58,7 +59,7 @@ class FbsConv {
   LayerSpec spec_;
   const KernelTable* kernels_;
   Way forced_;
-  int32_t outputs_, inputs_, taps_, winners_;
+  int32_t outputs_, inputs_, taps_, winners_, winner_block_;
   int32_t lanes_, all_vectors_, vectors_;  // vectors of all outputs, and of winners
 
   // [vector][channel][tap][lanes] where winners are chosen per input, so that a live channel's rows lie

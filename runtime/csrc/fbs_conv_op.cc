@@ -39,6 +39,7 @@ LayerSpec read_layer(const Api& api, const OrtKernelInfo* info) {
   attribute(api, info, "upper", &spec.upper);
   attribute(api, info, "saliency_slope", &spec.saliency_slope);
   attribute(api, info, "normalize", &spec.normalize);
+  attribute(api, info, "winner_block", &spec.winner_block);  // absent in older files: 1
   spec.weight = constant(api, info, 2, "W");
   spec.shift = constant(api, info, 3, "B");
   spec.saliency_weight = constant(api, info, 4, "A");

@@ -39,6 +39,7 @@ struct FbsConv::Work {
   float* partial_sums;
   float* means;
   float* saliency;
+  float* ranked;  // what outputs compete by: the saliency, or the mean of their block's
   int32_t* keys;
   int32_t* winners;
   float* bias;

@@ -103,6 +103,8 @@ std::string check_layer(const LayerSpec& spec) {
   }
   if (spec.normalize != 0 && spec.normalize != 1)
     return "normalize is " + integer(spec.normalize) + "; it must be 0 or 1";
+  if (spec.winner_block < 1)
+    return "winner_block is " + integer(spec.winner_block) + "; it must be 1 or more";
   if (std::isnan(spec.saliency_slope)) return "saliency_slope is NaN; it must be a number, 0 for ReLU";
   if (!(spec.lower <= spec.upper)) {
     return "lower is " + std::to_string(spec.lower) + " and upper is " + std::to_string(spec.upper) +

@@ -32,6 +32,7 @@ struct LayerSpec {
   float upper = 0.0f;
   float saliency_slope = 0.0f;
   int64_t normalize = 0;
+  int64_t winner_block = 1;
   Tensor<float> weight;                     // W [K, C, kh, kw]
   Tensor<float> shift;                      // B [K]
   Tensor<float> saliency_weight;            // A [C, K]

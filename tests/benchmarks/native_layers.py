@@ -5,7 +5,8 @@
 
 A row is a layer, threads and batch; a column a density: at 0.5 half of the inputs are live and half of the outputs win,
 other channels for every sample. Each cell: speed-up / multiplications saved = quotient (1.00 is all of the gain; the
-predictor's work counts against it). The two sessions take turns run by run, so that a machine shared with others
+predictor's work counts against it). With --winner-block 16 the winners, and the inputs that a layer before would leave,
+are whole blocks of neighbouring channels. The two sessions take turns run by run, so that a machine shared with others
 disturbs both alike; a time is the 5 % quantile of its runs, the second of each pair, so that what the other session
 left in the caches is gone. On one thread it is the thread's own processor time: others on the core do not count.
 
@@ -100,11 +101,19 @@ def dense_run(shape, threads, batch):
     return lambda: dense.run(None, {"x": image})
 
 
-def fbs_run(shape, density, *, threads, batch, isa):
+def chosen(channels, density, block):
+    """How many of `channels` win, whole blocks."""
+    return min(channels, -(-max(1, round(channels * density)) // block) * block)
+
+
+def fbs_run(shape, density, *, threads, batch, isa, block=1):
     """What runs the layer, and how many times fewer multiplications it takes."""
     rng = np.random.default_rng(0)
-    live = shape.inputs if shape.inputs <= 4 else max(1, round(shape.inputs * density))  # images keep their channels
+    live = shape.inputs if shape.inputs <= 4 else chosen(shape.inputs, density, block)  # images keep their channels
     x, index = reference.make_input(rng, live=live, channels=shape.inputs, batch=batch, size=(shape.plane, shape.plane))
+    if block > 1 and live < shape.inputs:
+        blocks = [np.sort(rng.permutation(shape.inputs // block)[: live // block]) for _ in range(batch)]
+        index = np.stack([(own[:, None] * block + np.arange(block)).ravel() for own in blocks])
     if shape.depthwise:
         constants, node = conv(shape)
         nodes = [
@@ -122,7 +131,7 @@ def fbs_run(shape, density, *, threads, batch, isa):
             nodes, inputs, helper.make_tensor_value_info("Y", FLOAT, [None] * 4), constants, threads, native=True
         )
         return lambda: native.run(None, {"X": x, "I": index}), 1.0
-    winners = max(1, round(shape.outputs * density))
+    winners = chosen(shape.outputs, density, block)
     layer = reference.make_layer(
         rng,
         channels=shape.inputs,
@@ -130,6 +139,7 @@ def fbs_run(shape, density, *, threads, batch, isa):
         kernel=(shape.kernel, shape.kernel),
         winners=winners,
         strides=(shape.stride, shape.stride),
+        winner_block=block,
     )
     native = reference.open_session(reference.fbs_model(layer), isa, threads)
     saved = shape.inputs * shape.outputs / (live * winners)
@@ -158,6 +168,7 @@ def main():
     parser.add_argument("--densities", default="1.0,0.5,0.25")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--batches", default="1")
+    parser.add_argument("--winner-block", type=int, default=1, help="channels that win or lose together")
     parser.add_argument("--isa", default="", help="instruction set; the best one here by default")
     parser.add_argument("--seconds", type=float, default=1.0, help="per cell")
     parser.add_argument("--only", default="", help="layers whose name contains this")
@@ -171,7 +182,9 @@ def main():
             for batch in numbers(options.batches, int):
                 cells, dense_ms = [], 0.0
                 for density in densities:
-                    run, saved = fbs_run(shape, density, threads=threads, batch=batch, isa=options.isa)
+                    run, saved = fbs_run(
+                        shape, density, threads=threads, batch=batch, isa=options.isa, block=options.winner_block
+                    )
                     dense_ms, native_ms = alternate(dense_run(shape, threads, batch), run, options.seconds, clock)
                     gain = dense_ms / native_ms
                     cells.append(f"{gain:.2f}× / {saved:.3g}× = {gain / saved:.2f}")

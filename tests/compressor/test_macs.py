@@ -99,6 +99,18 @@ def test_live_channels_pass_through_glue() -> None:
     assert fbs.macs == 3 * 2 * 9 * 64 + 3 * 2 + 4 * 64
 
 
+def test_winners_in_blocks_are_counted_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 20, 1), nn.BatchNorm2d(20))
+    x = torch.randn(2, 3, 8, 8)
+    slim = FBS(density=0.5, winner_block=8, init="paper").attach(model, x)
+    first, second = count_macs(slim, x).layers
+    # 10 of 20 winners become two blocks of 8, also for a sample in which the block of 4 is one of the best two.
+    assert (first.winners, second.winners) == (16, 16)
+    assert first.macs == 3 * 16 * 9 * 36 + 3 * 16 + 20 * 36
+    assert second.macs == 16 * 16 * 36 + 16 * 16 + 20 * 36
+
+
 def test_batch_norm_and_unknown_operations_make_everything_live() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, 8)

@@ -148,6 +148,8 @@ def test_an_fbs_network_goes_on_from_its_density(pruned: PrunedNetwork, tmp_path
     assert [point.density for point in lower.curve] == [0.25, 0.25]
     with pytest.raises(MethodError, match="other form"):
         run(pruned.path, tmp_path / "other.pt", method_settings={"form": "released"})
+    with pytest.raises(MethodError, match="other winner_block"):
+        run(pruned.path, tmp_path / "other.pt", method_settings={"winner_block": 16})
 
 
 def test_data_of_another_kind_is_refused(dense: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from compressor import checkpoint
 from compressor.cli.app import main
+from compressor.methods.fbs import layers
+from compressor.methods.fbs_op import num_winners
 
 
 def compress(*words: object) -> int:
@@ -47,6 +49,26 @@ def test_the_file_is_the_network_on_real_images(folder: Path, name: str) -> None
     assert report["passed"]
     assert report["relative_error"] <= 1e-4
     assert {row["batch"] for row in report["comparisons"]} == {1}
+
+
+def test_winners_in_blocks_go_all_the_way(folder: Path, tmp_path: Path) -> None:
+    prune = ("prune", folder / "dense.pt", "--method", "fbs", "--density", 0.5, "--data", "digits", "--epochs", 2)
+    words = ("--set", "winner_block=12", "--batch-size", 64, "--precision", "32", "-o", tmp_path / "blocks.pt")
+    assert compress(*prune, *words) == 0
+    saved = checkpoint.load(tmp_path / "blocks.pt")
+    blocks = layers(checkpoint.rebuild(saved))
+    for layer in blocks.values():
+        assert layer.options.winner_block == 12
+        assert layer.winners == num_winners(0.5, layer.full_width, 12)
+    assert any(layer.full_width % 12 for layer in blocks.values())
+
+    export = ("export", tmp_path / "blocks.pt", "--data", "digits", "--no-measure", "-o", tmp_path / "blocks.onnx")
+    assert compress(*export) == 0
+    nodes = [node for node in onnx.load(tmp_path / "blocks.onnx").graph.node if node.op_type == "FBSConv"]
+    assert [{a.name: a.i for a in node.attribute}["winner_block"] for node in nodes] == [12] * len(blocks)
+    verify = ("verify", tmp_path / "blocks.pt", tmp_path / "blocks.onnx", "--data", "digits", "--images", 16)
+    assert compress(*verify, "--json", tmp_path / "report.json") == 0
+    assert json.loads((tmp_path / "report.json").read_text())["passed"]
 
 
 @pytest.mark.parametrize("never", ["removed", "kept"])

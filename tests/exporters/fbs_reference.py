@@ -20,7 +20,11 @@ def fbs_conv(x, indices, weight, shift, saliency_weight, saliency_bias, post_shi
     if attributes["normalize"]:
         total = saliency.sum(axis=1, keepdims=True)
         saliency = outputs * saliency / np.where(total == 0, outputs, total)
-    winners = np.sort(np.argsort(-saliency, axis=1, kind="stable")[:, : attributes["winners"]], axis=1)
+    block = attributes["winner_block"]
+    means = [np.broadcast_to(part.mean(axis=1, keepdims=True), part.shape)
+             for part in np.split(saliency, range(block, outputs, block), axis=1)]  # fmt: skip
+    ranked = np.concatenate(means, axis=1)
+    winners = np.sort(np.argsort(-ranked, axis=1, kind="stable")[:, : attributes["winners"]], axis=1)
     top, left, bottom, right = attributes["pads"]
     padded = F.pad(torch.from_numpy(dense), (left, right, top, bottom))
     convolved = F.conv2d(
@@ -57,6 +61,7 @@ def fbs_attributes(**changes):
         "upper": opset.FLOAT_MAX,
         "saliency_slope": 0.0,
         "normalize": 0,
+        "winner_block": 1,
     } | changes
 
 

@@ -18,6 +18,7 @@ NETWORKS = {
     "chain": lambda: tiny.with_fbs(tiny.settled(tiny.Chain())),
     "chain, all win": lambda: tiny.with_fbs(tiny.settled(tiny.Chain()), density=1.0),
     "chain, tied": lambda: tiny.with_fbs(tiny.settled(tiny.Chain()), spread=0.0, form="released"),
+    "chain, blocks": lambda: tiny.with_fbs(tiny.settled(tiny.Chain()), winner_block=5),
     "residual": lambda: tiny.with_fbs(tiny.settled(tiny.Residual())),
     "dense chain": lambda: tiny.settled(tiny.Chain()),
 }
@@ -26,6 +27,8 @@ CASES = [
     ("chain", "dynamic"),
     ("chain, all win", 1),
     ("chain, tied", 8),
+    ("chain, blocks", 1),
+    ("chain, blocks", "dynamic"),
     ("residual", 1),
     ("residual", "dynamic"),
     ("dense chain", "dynamic"),

@@ -18,6 +18,10 @@ CASES = {
     "every output wins": {"winners": 40},
     "shifted outside": {"post_shift": True, "lower": -FLOAT_MAX},
     "normalized": {"normalize": 1},
+    "blocks of 4, the last partly": {"winner_block": 4, "outputs": 39, "winners": 22},
+    "blocks of 8": {"winner_block": 8, "winners": 16},
+    "blocks of 16, the last small": {"winner_block": 16, "outputs": 39, "winners": 32, "kernel": (1, 1)},
+    "blocks, everything": {"winner_block": 16, "normalize": 1, "saliency_slope": 0.1, "post_shift": True},
     "leaky": {"saliency_slope": 0.1, "lower": -FLOAT_MAX},
 }
 
@@ -26,7 +30,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_native_equals_function_body(case, batch):
     rng = np.random.default_rng(batch)
-    layer = make_layer(rng, channels=24, outputs=40, **{"winners": 20} | CASES[case])
+    layer = make_layer(rng, channels=24, **{"winners": 20, "outputs": 40} | CASES[case])
     x, index = make_input(rng, live=12, channels=24, batch=batch, size=(9, 8))
     bare = reference.fbs_model(layer)
     complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
@@ -41,6 +45,16 @@ def test_native_equals_function_body(case, batch):
         np.testing.assert_allclose(y, expected_y, rtol=0, atol=TOLERANCE * np.abs(expected_y).max())
         # Where both are there the kernel wins: the same bits as without the body.
         np.testing.assert_array_equal(y, reference.open_session(bare, isa).run(None, feeds)[0])
+
+
+def test_blocks_of_one_are_what_files_without_the_attribute_mean():
+    rng = np.random.default_rng(0)
+    layer = make_layer(rng, channels=24, outputs=40, winners=20)
+    x, index = make_input(rng, live=12, channels=24, batch=2)
+    for isa in reference.isa_names():
+        sessions = [reference.open_session(reference.fbs_model(layer, winner_block=block), isa) for block in (1, None)]
+        for now, before in zip(*(session.run(None, {"X": x, "I": index}) for session in sessions), strict=True):
+            np.testing.assert_array_equal(now, before)
 
 
 @pytest.mark.parametrize("lower", [-FLOAT_MAX, 0.0, 0.25])

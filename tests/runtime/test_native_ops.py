@@ -74,6 +74,7 @@ CASES = {
     "identity on the saliency": {"saliency_slope": 1.0, "lower": -FLOAT_MAX},
     "leaky saliency": {"saliency_slope": 0.1, "lower": -FLOAT_MAX},
     "normalized": {"normalize": 1},
+    "blocks": {"winner_block": 4},
     "shift outside the product": {"post_shift": True, "lower": -FLOAT_MAX},
     "everything": {"post_shift": True, "normalize": 1, "saliency_slope": 0.1, "strides": (2, 1), "upper": 1.0},
 }

@@ -34,6 +34,7 @@ LOADING = {
     "two pads": (layer(), {"pads": [1, 1]}, r"pads is \[1, 1\]"),
     "dilation 0": (layer(), {"dilations": [0, 1]}, r"dilations is \[0, 1\]"),
     "normalize 2": (layer(), {"normalize": 2}, "normalize is 2; it must be 0 or 1"),
+    "blocks of 0": (layer(), {"winner_block": 0}, "winner_block is 0; it must be 1 or more"),
     "slope not a number": (layer(), {"saliency_slope": float("nan")}, "saliency_slope is NaN"),
     "clamp upside down": (layer(), {"lower": 1.0, "upper": 0.0}, "lower must not be above upper"),
     "clamp not a number": (layer(), {"lower": float("nan")}, "lower must not be above upper"),

@@ -190,6 +190,7 @@ def test_schedule_falls_to_the_density_and_ends_there(
         ({"l1": -1.0}, "l1=-1.0 is below 0"),
         ({"step_epochs": 0}, "step_epochs=0 is below 1"),
         ({"form": "papre"}, "form='papre'; choose from: paper, released"),
+        ({"winner_block": 0}, "winner_block=0 is below 1"),
         ({"saliency": "none"}, "saliency='none'; choose from: inherit, relu"),
         ({"saliency": "inherit", "normalize": True}, "normalize needs"),
     ],

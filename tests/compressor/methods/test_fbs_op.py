@@ -3,13 +3,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compressor.methods.fbs_op import fbs_conv, fbs_conv_formula, num_winners, saliency, winner_mask
+from compressor.methods.fbs_op import fbs_conv, fbs_conv_formula, num_winners, ranking, saliency, winner_mask
 
 # Sums of a few dozen float32 products in another order.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def arguments(*, post_shift: bool = False, winners: int = 5, slope: float = 0.0, normalize: bool = False) -> list:
+def arguments(
+    *, post_shift: bool = False, winners: int = 5, slope: float = 0.0, normalize: bool = False, block: int = 1
+) -> list:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -19,7 +21,7 @@ def arguments(*, post_shift: bool = False, winners: int = 5, slope: float = 0.0,
     bias = draw(8).abs()
     return [
         x, weight, shift, draw(8) if post_shift else None, predictor, bias,
-        winners, [2, 1], [1, 0], [1, 2], slope, normalize,
+        winners, [2, 1], [1, 0], [1, 2], slope, normalize, block,
     ]  # fmt: skip
 
 
@@ -31,19 +33,23 @@ CASES = [
     {"normalize": True},
     {"winners": 8},
     {"winners": 1},
+    {"block": 4, "winners": 4},
+    {"block": 3, "slope": 1.0},  # blocks of 3, 3 and 2
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_op_is_the_layer_written_out(case: dict) -> None:
-    x, weight, shift, post, predictor, bias, k, stride, padding, dilation, slope, normalize = args = arguments(**case)
+    args = arguments(**case)
+    x, weight, shift, post, predictor, bias, k, stride, padding, dilation, slope, normalize, block = args
     out = fbs_conv(*args)
     conv = F.conv2d(x, weight, None, stride, padding, dilation)
     for sample in range(3):
         score = x[sample].abs().mean((1, 2)) @ predictor + bias
         score = score.relu() if slope == 0 else score
         score = 8 * score / score.sum() if normalize else score
-        order = sorted(range(8), key=lambda channel: (-score[channel].item(), channel))
+        means = [part.mean().item() for part in score.split(block) for _ in part]
+        order = sorted(range(8), key=lambda channel: (-means[channel], channel))
         for channel in range(8):
             expected = torch.zeros_like(conv[sample, channel])
             if channel in order[:k]:
@@ -100,6 +106,26 @@ def test_saliency_stays_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = saliency(x, weight, bias, slope=0.0, normalize=False)
     assert torch.equal(scores, saliency(x.float(), weight, bias, slope=0.0, normalize=False))
+
+
+@pytest.mark.parametrize(("block", "channels"), [(4, 24), (8, 20), (16, 40), (16, 12)])
+def test_blocks_win_whole_but_for_the_one_that_makes_up_k(block: int, channels: int) -> None:
+    scores = torch.rand(50, channels, generator=torch.Generator().manual_seed(0))
+    for winners in (num_winners(tenth / 10, channels, block) for tenth in range(1, 11)):
+        assert winners % block == 0 or winners == channels
+        mask = winner_mask(ranking(scores, block), winners)
+        assert (mask.sum(dim=1) == winners).all()
+        partly = torch.zeros(50, dtype=torch.int64)
+        for part in mask.split(block, dim=1):
+            partly += part.any(dim=1) & ~part.all(dim=1)
+        # Only where a smaller last block is among the winners.
+        assert (partly <= mask[:, -1] * (channels % block != 0)).all()
+
+
+def test_blocks_of_one_rank_by_the_saliencies_themselves() -> None:
+    scores = torch.rand(3, 8)
+    assert torch.equal(ranking(scores, 1), scores)
+    assert ranking(torch.tensor([[1.0, 3.0, 5.0]]), 2).tolist() == [[2.0, 2.0, 5.0]]
 
 
 @pytest.mark.parametrize("density", [0.0, -0.5, 1.01, float("nan")])

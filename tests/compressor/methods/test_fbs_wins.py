@@ -101,7 +101,7 @@ def test_a_sum_keeps_what_wins_on_either_side() -> None:
     assert_same(lean, model)
 
 
-@pytest.mark.parametrize("settings", [{"normalize": True}, {"form": "released"}])
+@pytest.mark.parametrize("settings", [{"normalize": True}, {"form": "released"}, {"winner_block": 4}])
 def test_layers_that_depend_on_losers_stay_as_they_are(settings: dict[str, object]) -> None:
     assert laid_out(trained(**settings))[1] == {}
 

@@ -13,7 +13,8 @@ def case_of(rewritten, after, clamp=NONE, result="float[2,4,6,2] y"):
     constants = {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     return rewritten(
         f"g (float[2,4,6,7] x) => ({result}) <float[2,4,6,2] f> {{ f, j = compress.FBSConv<winners=2, strides=[1,1],"
-        f" pads=[0,0,0,0], dilations=[1,1], {clamp}, saliency_slope=1.0, normalize=0>(x, i, w, b, s, r) {after} }}",
+        f" pads=[0,0,0,0], dilations=[1,1], {clamp}, saliency_slope=1.0, normalize=0,"
+        f" winner_block=1>(x, i, w, b, s, r) {after} }}",
         constants | {"i": np.arange(7)[None]},
     )
 

@@ -12,7 +12,7 @@ def case_of(rewritten, *, winners=2, saliency=(3, 5), more=""):
     case = rewritten(
         f"g (float[2,3,4,6] x) => (float[2,5,4,6] y) <float[2,5,4,6] f> {{"
         f" f = compress.torch.FBSConvDense<winners={winners}, strides=[1,1], pads=[1,1,1,1], dilations=[1,1],"
-        f" saliency_slope=0.0, normalize=0>(x, w, b, s, r) {more} y = Neg(f) }}",
+        f" saliency_slope=0.0, normalize=0, winner_block=1>(x, w, b, s, r) {more} y = Neg(f) }}",
         constants,
     )
     for node in case.graph.nodes:

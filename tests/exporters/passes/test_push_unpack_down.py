@@ -67,7 +67,10 @@ def test_each_reader_is_served_on_its_own(rewritten):
     case.assert_same_numbers()
 
 
-FBS = "winners=2, strides=[1,1], pads=[0,0,0,0], dilations=[1,1], lower=0.0, upper=6.0, saliency_slope=0.0, normalize=0"
+FBS = (
+    "winners=2, strides=[1,1], pads=[0,0,0,0], dilations=[1,1], lower=0.0, upper=6.0, saliency_slope=0.0, normalize=0,"
+    " winner_block=1"
+)
 
 
 def fbs_constants(**more):

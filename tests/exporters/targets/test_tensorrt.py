@@ -19,6 +19,7 @@ NETWORKS = {
     "fbs chain": lambda: tiny.with_fbs(tiny.settled(tiny.Chain())),
     "fbs chain, released form": lambda: tiny.with_fbs(tiny.settled(tiny.Chain()), form="released", normalize=True),
     "fbs chain, all win": lambda: tiny.with_fbs(tiny.settled(tiny.Chain()), density=1.0),
+    "fbs chain, blocks": lambda: tiny.with_fbs(tiny.settled(tiny.Chain()), winner_block=3),
     "fbs residual": lambda: tiny.with_fbs(tiny.settled(tiny.Residual())),
     "dense residual": lambda: tiny.settled(tiny.Residual()),
 }
@@ -27,6 +28,8 @@ CASES = [
     ("fbs chain", "dynamic"),
     ("fbs chain, released form", 1),
     ("fbs chain, released form", 3),
+    ("fbs chain, blocks", 1),
+    ("fbs chain, blocks", "dynamic"),
     ("fbs residual", 1),
     ("dense residual", 1),
 ]

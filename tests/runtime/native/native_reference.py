@@ -25,10 +25,10 @@ class Layer:
     upper: float = FLOAT_MAX
     saliency_slope: float = 0.0
     normalize: int = 0
+    winner_block: int = 1
 
     def attributes(self):
-        names = ("winners", "strides", "pads", "dilations", "lower", "upper", "saliency_slope", "normalize")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name != "constants"}
 
     def changed(self, **changes):
         return replace(self, **changes)
@@ -75,8 +75,11 @@ def convolve(dense, weight, layer):
     return out
 
 
-def winners_of(saliency, count):
-    """The largest, ascending; ties to the lower index, NaN below everything."""
+def winners_of(saliency, count, block=1):
+    """The largest, or those of the blocks with the largest mean, ascending; ties to the lower index, NaN lowest."""
+    if block > 1:
+        blocks = np.split(saliency, range(block, len(saliency), block))
+        saliency = np.concatenate([np.full(len(part), part.mean()) for part in blocks])
     ranked = np.where(np.isnan(saliency), -np.inf, saliency)
     order = np.lexsort((np.arange(len(ranked)), np.isnan(saliency), -ranked))
     return np.sort(order[:count])
@@ -91,7 +94,7 @@ def fbs_conv(layer, x, index):
         total = saliency.sum(axis=1, keepdims=True)
         saliency = saliency * np.where(total == 0, 1, len(r) / np.where(total == 0, 1, total))
     sums = convolve(dense, weight, layer)
-    j = np.stack([winners_of(row, layer.winners) for row in saliency])
+    j = np.stack([winners_of(row, layer.winners, layer.winner_block) for row in saliency])
     y = np.stack([saliency[n, j[n]] * (sums[n][:, :, j[n]] + shift[j[n]]) for n in range(len(x))])
     if "D" in layer.constants:
         y = y + layer.constants["D"][j][:, None, None, :]
