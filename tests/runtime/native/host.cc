@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "fbs_conv.h"
+#include "host_parts.h"
 #include "isa.h"
 #include "layer.h"
 #include "linear.h"
@@ -32,60 +33,10 @@ using compress::Isa;
 using compress::LayerSpec;
 using compress::Parallel;
 using compress::Tensor;
-
-constexpr double kTolerance = 2e-5;  // of the largest output: float32 sums in another order
-
-[[noreturn]] void fail(const std::string& message) {
-  std::fprintf(stderr, "%s\n", message.c_str());
-  std::exit(1);
-}
-
-void expect(bool good, const std::string& message) {
-  if (!good) fail(message);
-}
-
-// Threads of the host's own: item i runs on thread i % 3.
-void run_on_threads(void*, Parallel::Body body, size_t total, void* data) {
-  constexpr size_t kThreads = 3;
-  std::vector<std::thread> threads;
-  for (size_t t = 0; t < std::min(kThreads, total); ++t) {
-    threads.emplace_back([=] {
-      for (size_t item = t; item < total; item += kThreads) body(data, item);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-}
-
-class Random {
- public:
-  explicit Random(unsigned seed) : engine_(seed) {}
-
-  int64_t integer(int64_t low, int64_t high) {
-    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
-  }
-  bool chance(double p) { return std::bernoulli_distribution(p)(engine_); }
-  int64_t one_of(const std::vector<int64_t>& values) {
-    return values[static_cast<size_t>(integer(0, static_cast<int64_t>(values.size()) - 1))];
-  }
-  std::vector<float> floats(int64_t count, float deviation = 1.0f) {
-    std::normal_distribution<float> normal(0.0f, deviation);
-    std::vector<float> values(static_cast<size_t>(count));
-    for (float& value : values) value = normal(engine_);
-    return values;
-  }
-  // `count` of 0 … of - 1, ascending.
-  std::vector<int64_t> subset(int64_t count, int64_t of) {
-    std::vector<int64_t> all(static_cast<size_t>(of));
-    for (int64_t i = 0; i < of; ++i) all[static_cast<size_t>(i)] = i;
-    std::shuffle(all.begin(), all.end(), engine_);
-    all.resize(static_cast<size_t>(count));
-    std::sort(all.begin(), all.end());
-    return all;
-  }
-
- private:
-  std::mt19937 engine_;
-};
+using host::expect;
+using host::kTolerance;
+using host::Random;
+using host::run_on_threads;
 
 // One layer, one input, and what must come out.
 struct Case {

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "host_parts.h"
 #include "isa.h"
 #include "parallel.h"
 #include "sparse_conv.h"
@@ -25,44 +26,10 @@ using compress::Parallel;
 using compress::SparseConv;
 using compress::SparseSpec;
 using compress::Tensor;
-
-constexpr double kTolerance = 2e-5;  // of the largest output: float32 sums in another order
-
-void expect(bool good, const std::string& message) {
-  if (good) return;
-  std::fprintf(stderr, "%s\n", message.c_str());
-  std::exit(1);
-}
-
-// Threads of the host's own: item i runs on thread i % 3.
-void run_on_threads(void*, Parallel::Body body, size_t total, void* data) {
-  constexpr size_t kThreads = 3;
-  std::vector<std::thread> threads;
-  for (size_t t = 0; t < std::min(kThreads, total); ++t) {
-    threads.emplace_back([=] {
-      for (size_t item = t; item < total; item += kThreads) body(data, item);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-}
-
-class Random {
- public:
-  explicit Random(unsigned seed) : engine_(seed) {}
-
-  int64_t integer(int64_t low, int64_t high) {
-    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
-  }
-  std::vector<float> floats(int64_t count) {
-    std::normal_distribution<float> normal;
-    std::vector<float> values(static_cast<size_t>(count));
-    for (float& value : values) value = normal(engine_);
-    return values;
-  }
-
- private:
-  std::mt19937 engine_;
-};
+using host::expect;
+using host::kTolerance;
+using host::Random;
+using host::run_on_threads;
 
 // One layer with the memory behind it.
 struct Case {

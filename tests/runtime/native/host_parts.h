@@ -1,0 +1,68 @@
+// What the hosts share: random layers with a fixed seed, threads of their own, and how they fail.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "parallel.h"
+
+namespace host {
+
+inline constexpr double kTolerance = 2e-5;  // of the largest output: float32 sums in another order
+
+inline void expect(bool good, const std::string& message) {
+  if (good) return;
+  std::fprintf(stderr, "%s\n", message.c_str());
+  std::exit(1);
+}
+
+// Threads of the host's own: item i runs on thread i % 3.
+inline void run_on_threads(void*, compress::Parallel::Body body, size_t total, void* data) {
+  constexpr size_t kThreads = 3;
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < std::min(kThreads, total); ++t) {
+    threads.emplace_back([=] {
+      for (size_t item = t; item < total; item += kThreads) body(data, item);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+class Random {
+ public:
+  explicit Random(unsigned seed) : engine_(seed) {}
+
+  int64_t integer(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
+  }
+  bool chance(double p) { return std::bernoulli_distribution(p)(engine_); }
+  int64_t one_of(const std::vector<int64_t>& values) {
+    return values[static_cast<size_t>(integer(0, static_cast<int64_t>(values.size()) - 1))];
+  }
+  std::vector<float> floats(int64_t count, float deviation = 1.0f) {
+    std::normal_distribution<float> normal(0.0f, deviation);
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& value : values) value = normal(engine_);
+    return values;
+  }
+  // `count` of 0 … of - 1, ascending.
+  std::vector<int64_t> subset(int64_t count, int64_t of) {
+    std::vector<int64_t> all(static_cast<size_t>(of));
+    for (int64_t i = 0; i < of; ++i) all[static_cast<size_t>(i)] = i;
+    std::shuffle(all.begin(), all.end(), engine_);
+    all.resize(static_cast<size_t>(count));
+    std::sort(all.begin(), all.end());
+    return all;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+}  // namespace host
