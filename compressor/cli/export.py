@@ -54,6 +54,9 @@ def export(
     keep_never: Annotated[
         bool, typer.Option("--keep-never", help="With --data: leave FBS channels that never win in the file.")
     ] = False,
+    pad: Annotated[
+        bool, typer.Option("--pad/--no-pad", help="Fill widths ONNX Runtime handles badly up with channels of zeros.")
+    ] = True,
     untrained: Annotated[
         bool,
         typer.Option("--untrained", help="MODEL is an architecture; random weights, for latency studies."),
@@ -85,6 +88,7 @@ def export(
             calibration_images=calibration_images,
             sparse=sparse,
             keep_never=keep_never,
+            pad=pad,
             command=command_line(),
         ),
         progress=progress_on(),

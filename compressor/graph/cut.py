@@ -1,7 +1,7 @@
 """Cutting units out of a module's tensors and settings; the part of shrinking that tracing needs for its own proof."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,13 @@ from torch import nn
 
 from compressor.graph.channel_graph import ChannelGraph, LayerChannels, Units
 
-__all__ = ["Keep", "cut", "hollow", "kept_places", "sliced"]
+__all__ = ["Keep", "Places", "cut", "hollow", "kept_places", "resize", "sliced"]
 
 Keep = npt.NDArray[np.bool_]  # (units,): True where the unit stays
+Places = npt.NDArray[np.int64]  # (new channels,): the place on the old axis that each one takes; -1: it is zero
 
 
-def kept_places(units: Units, keep: Keep) -> npt.NDArray[np.int64]:
+def kept_places(units: Units, keep: Keep) -> Places:
     """Returns the places of an axis that stay; places of no unit always do."""
     stays = np.ones(len(units), dtype=bool)
     inside = units >= 0
@@ -23,18 +24,19 @@ def kept_places(units: Units, keep: Keep) -> npt.NDArray[np.int64]:
     return np.flatnonzero(stays)
 
 
-def _slices(tensor: torch.Tensor, axes: tuple[Units | None, ...], keep: Keep) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields (dimension, places that stay) for each dimension of a tensor that loses something."""
-    for dim, units in enumerate(axes):
-        if units is not None and len(places := kept_places(units, keep)) < len(units):
-            yield dim, torch.as_tensor(places, device=tensor.device)
-
-
 def sliced(tensor: torch.Tensor, axes: tuple[Units | None, ...], keep: Keep) -> torch.Tensor:
     """Returns the tensor without the cut places."""
+    return _taken(tensor, axes, lambda units: kept_places(units, keep))
+
+
+def _taken(tensor: torch.Tensor, axes: tuple[Units | None, ...], places_of: Callable[[Units], Places]) -> torch.Tensor:
+    """Returns the tensor with the axes `places_of` gives, itself where none differs."""
     channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    for dim, places in _slices(tensor, axes, keep):
-        tensor = tensor.index_select(dim, places)
+    for dim, units in enumerate(axes):
+        if units is None or np.array_equal(places := places_of(units), np.arange(len(units))):
+            continue
+        index = torch.as_tensor(places, device=tensor.device)
+        tensor = tensor.index_select(dim, index.clamp(min=0)).index_fill_(dim, (index < 0).nonzero().flatten(), 0)
     return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
 
 
@@ -49,6 +51,17 @@ def hollow(model: nn.Module) -> nn.Module:
 
 def cut(model: nn.Module, graph: ChannelGraph, keep: Keep) -> None:
     """Removes units from `model` in place: parameters, buffers and the settings of its layers."""
+    resize(model, graph, lambda units: kept_places(units, keep))
+
+
+def resize(model: nn.Module, graph: ChannelGraph, places_of: Callable[[Units], Places]) -> None:
+    """Gives `model` other axes in place: parameters, buffers and the settings of its layers.
+
+    Args:
+        model: the network the graph was traced from, or a copy.
+        graph: its channel graph.
+        places_of: an axis → its new places.
+    """
     done: dict[int, nn.Parameter | torch.Tensor] = {}
     for prefix, module in model.named_modules():
         for store, is_parameter in ((module._parameters, True), (module._buffers, False)):
@@ -58,25 +71,25 @@ def cut(model: nn.Module, graph: ChannelGraph, keep: Keep) -> None:
                 if tensor is None or axes is None:
                     continue
                 if id(tensor) not in done:
-                    slim = sliced(tensor.detach(), axes, keep)
-                    if slim.shape == tensor.shape:
+                    old = tensor.detach()
+                    new = _taken(old, axes, places_of)
+                    if new is old:
                         done[id(tensor)] = tensor
                     elif is_parameter:
-                        done[id(tensor)] = nn.Parameter(slim.clone(), requires_grad=tensor.requires_grad)
+                        done[id(tensor)] = nn.Parameter(new.clone(), requires_grad=tensor.requires_grad)
                     else:
-                        done[id(tensor)] = slim.clone()
+                        done[id(tensor)] = new.clone()
                 store[leaf] = done[id(tensor)]
     for layer in graph.layers:
-        _settings(model, layer, keep)
+        _settings(model, layer, len(places_of(layer.inputs)), len(places_of(layer.outputs)))
 
 
-def _settings(model: nn.Module, layer: LayerChannels, keep: Keep) -> None:
+def _settings(model: nn.Module, layer: LayerChannels, inputs: int, outputs: int) -> None:
     """Writes the new widths into the module of a layer call."""
     try:
         module = model.get_submodule(layer.name)
     except AttributeError:
         return  # a bare function: no module holds its settings
-    inputs, outputs = len(kept_places(layer.inputs, keep)), len(kept_places(layer.outputs, keep))
     if isinstance(module, nn.modules.conv._ConvNd):
         depthwise = module.groups > 1 and layer.groups == len(layer.inputs)
         module.in_channels, module.out_channels = inputs, outputs

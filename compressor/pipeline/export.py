@@ -15,6 +15,7 @@ from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.fixed_weights import fixed_weights
 from compressor.pipeline.int8 import calibration, measure_accuracy, measure_int8_speed
 from compressor.pipeline.layout import lay_out
+from compressor.pipeline.padding import pad_widths
 from compressor.pipeline.provenance import file_metadata
 from compressor.pipeline.prune import prune
 from compressor.pipeline.source import Source, dense_counterpart, open_source
@@ -60,6 +61,7 @@ class Shipping:
         calibration_images: How many real images the ranges are found on.
         sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`.
         keep_never: Leave channels of an FBS network that never win in the file.
+        pad: Fill widths that ONNX Runtime handles badly up with channels of zeros; a plain float32 file alone.
         command: What the user typed, for the file's metadata; None from Python.
     """
 
@@ -69,6 +71,7 @@ class Shipping:
     calibration_images: int = 256
     sparse: str = "auto"
     keep_never: bool = False
+    pad: bool = True
     command: str | None = None
 
 
@@ -155,6 +158,11 @@ def export_network(
         source, notes = layout.source, (*notes, *layout.notes)
         about = {**about, "winners": layout.record}
     words = fixed_weights(source.saved, source.model)
+    if shipping.pad and target == "onnx" and shipping.int8 is None and not words and not layers(source.model):
+        padded = pad_widths(source.model, source.example())
+        if padded is not None:
+            source, notes = replace(source, model=padded.model), (*notes, padded.summary())
+            about = {**about, "padded": padded.channels}
     if words and shipping.int8 is not None:
         notes = (*notes, "the fixed-point weights keep their steps")
     elif words and target == "onnx":

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 import exporters
 from compressor.costs.macs import ModelCost
 from compressor.errors import BudgetError
+from compressor.methods.fbs import layers
+from compressor.pipeline.padding import pad_widths
 from runtime.bench import benchmark
 
 __all__ = ["MeasuredSpeedup", "measure_speedup", "require"]
@@ -54,7 +56,8 @@ def measure_speedup(dense: nn.Module, compressed: nn.Module | Path, example: Ten
 
     Args:
         dense: The network before; only its architecture matters.
-        compressed: The network after, or its ONNX file of batch 1 or dynamic batch.
+        compressed: The network after, which is written as `compress export` writes it, or its ONNX file of batch 1 or
+            dynamic batch.
         example: (N, C, H, W), an input of both.
 
     Raises:
@@ -67,7 +70,8 @@ def measure_speedup(dense: nn.Module, compressed: nn.Module | Path, example: Ten
         if isinstance(compressed, Path):
             after = compressed
         else:
-            exporters.export(compressed, example, after, batch=1)
+            padded = None if layers(compressed) else pad_widths(compressed, example)
+            exporters.export(compressed if padded is None else padded.model, example, after, batch=1)
         first, second = benchmark([before, after], threads=(1,), rounds=_ROUNDS, min_time_s=_MIN_TIME_S)
     assert second.speedup_to_first is not None
     return MeasuredSpeedup(

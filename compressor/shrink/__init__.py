@@ -1,4 +1,4 @@
-"""Removing channels for real: a plan applied to a network, its optimizer, or only as zeros."""
+"""Removing channels for real: a plan applied to a network, its optimizer, or only as zeros; and adding such zeros."""
 
 from compressor.shrink.arrange import arrange
 from compressor.shrink.batch_norm import reestimate_batch_norm
@@ -8,10 +8,12 @@ from compressor.shrink.optimizer import remap_optimizer
 from compressor.shrink.residue import Residue
 from compressor.shrink.surgery import check_network, shrink
 from compressor.shrink.taps import fits_taps
+from compressor.shrink.widen import can_widen, widen
 
 __all__ = [
     "Residue",
     "arrange",
+    "can_widen",
     "check_network",
     "fits_taps",
     "fold_constants",
@@ -21,4 +23,5 @@ __all__ = [
     "removed_branches",
     "shrink",
     "silence",
+    "widen",
 ]

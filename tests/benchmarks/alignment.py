@@ -1,14 +1,15 @@
 """Does alignment turn fewer multiplications into less time? Networks cut by the same share, with and without it.
 
-    python tests/benchmarks/alignment.py [--cut 0.1,0.3,0.5] [--rounds 15] [--ways any,step,time,peer] [NAME …]
+    python tests/benchmarks/alignment.py [--cut 0.1,0.3,0.5] [--rounds 15] [--ways any,step,time,peer] [--pad] [NAME …]
 
 Each network (random weights and batch-norm statistics, 224×224) is cut by l1 scores at a density of 1 − cut: widths
 as they come (`any`); multiples of the step of this machine (`step`); of those the fastest plan by the built-in rates
 that cuts as much (`time`: the same density and MACs within 2 %, at most 2 % more score lost), which is what `--align
 auto` does; and by torch-pruning (`peer`), where it is installed, the same share of every layer. All files are exported
 and checked against torch (1e-4) by `exporters`, then run by ONNX Runtime on one thread, taking turns; the best of all
-rounds counts, in processor time of the thread, which other work on the machine hardly touches. Columns: MACs ratio,
-latency ratio, latency ratio ÷ MACs ratio.
+rounds counts, in processor time of the thread, which other work on the machine hardly touches. With `--pad` each
+network comes a second time (`+0`), with the channels of zeros that `compress export` adds to widths that ONNX Runtime
+handles badly. Columns: MACs ratio, latency ratio, latency ratio ÷ MACs ratio.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from compressor.costs.operations import operations
 from compressor.costs.rates import BUILT_IN
 from compressor.graph import trace
 from compressor.methods.l1 import magnitudes
+from compressor.pipeline.padding import pad_widths
 from compressor.select import STEPS, Clock, machine_target, parse_budget, select
 from compressor.shrink import shrink
 from exporters import export
@@ -83,7 +85,7 @@ def latencies_ms(paths: list[Path], rounds: int) -> list[float]:
     return [float(seconds) * 1e3 for seconds in best]
 
 
-def measure(name: str, share: float, rounds: int, ways: list[str]) -> None:
+def measure(name: str, share: float, rounds: int, ways: list[str], pad: bool) -> None:
     """Prints one line per way of cutting."""
     dense = network(name)
     graph = trace(dense, IMAGE)
@@ -101,6 +103,9 @@ def measure(name: str, share: float, rounds: int, ways: list[str]) -> None:
     if "peer" in ways:
         cut["torch-pruning"] = peer(network(name), share)
     models = {label: model for label, model in cut.items() if model is not None}
+    if pad:
+        wide = {f"{label} +0": pad_widths(model, IMAGE) for label, model in models.items()}
+        models |= {label: padded.model for label, padded in wide.items() if padded is not None}
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(models))]
         for model, path in zip(models.values(), paths, strict=True):
@@ -109,7 +114,7 @@ def measure(name: str, share: float, rounds: int, ways: list[str]) -> None:
     macs = [macs_of(model) for model in models.values()]
     for label, ms, count in zip(models, times, macs, strict=True):
         faster, fewer = times[0] / ms, macs[0] / count
-        row = f"{name:18s} {share:4.0%} {label:15s} {ms:8.2f} ms   MACs {fewer:5.2f}x"
+        row = f"{name:18s} {share:4.0%} {label:18s} {ms:8.2f} ms   MACs {fewer:5.2f}x"
         print(f"{row}   latency {faster:5.2f}x   {faster / fewer:5.2f}", flush=True)
 
 
@@ -120,10 +125,11 @@ def main() -> None:
     parser.add_argument("--cut", default="0.1,0.3,0.5")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--ways", default="any,step,time,peer")
+    parser.add_argument("--pad", action="store_true")
     arguments = parser.parse_args()
     for name in arguments.names:
         for share in arguments.cut.split(","):
-            measure(name, float(share), arguments.rounds, arguments.ways.split(","))
+            measure(name, float(share), arguments.rounds, arguments.ways.split(","), arguments.pad)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,20 @@ def test_channels_that_never_win_are_not_in_the_file(
     assert compress("verify", folder / "fbs.pt", tmp_path / "lean.onnx", "--data", "digits", "--images", 16) == 0
 
 
+@pytest.mark.parametrize("option", ["--pad", "--no-pad"])
+def test_widths_are_filled_up_to_what_the_runtime_likes(
+    folder: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prune = ("prune", folder / "dense.pt", "--method", "l1", "--budget", "macs=0.45x", "--align", "off", "--epochs", 0)
+    assert compress(*prune, "--data", "digits", "-o", tmp_path / "slim.pt") == 0
+    assert compress("export", tmp_path / "slim.pt", option, "--no-measure", "-o", tmp_path / "slim.onnx") == 0
+    assert ("filled up" in capsys.readouterr().err) == (option == "--pad")
+    nodes = [node for node in onnx.load(tmp_path / "slim.onnx").graph.node if node.op_type == "Conv"]
+    weights = {w.name: w.dims for w in onnx.load(tmp_path / "slim.onnx").graph.initializer}
+    assert all(weights[node.input[1]][0] % 4 == 0 for node in nodes) == (option == "--pad")
+    assert compress("verify", tmp_path / "slim.pt", tmp_path / "slim.onnx", "--data", "digits", "--images", 16) == 0
+
+
 def test_another_networks_file_is_not_equal(folder: Path) -> None:
     assert compress("verify", folder / "dense.pt", folder / "fbs.onnx") == 1
 
