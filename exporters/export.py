@@ -127,7 +127,7 @@ def export(
 
     sized = example if batch == "dynamic" else example[:1].expand(batch, *example.shape[1:])
     captured = capture(model, sized, dynamic=batch == "dynamic", onnx_opset=version)
-    lower_sparse_conv = LowerSparseConv(sparse if kind.own_ops and int8 is None else "never")
+    lower_sparse_conv = LowerSparseConv(sparse if sparse == "off" or (kind.own_ops and int8 is None) else "never")
     passes = kind.passes(
         one_sample=batch == 1 and int8 is None,
         whole_weights=int8 is not None or bool(fixed_point),

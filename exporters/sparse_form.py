@@ -16,7 +16,8 @@ from exporters.errors import ExportError
 
 __all__ = ["LEAST_SPEEDUP", "SPARSE_MODES", "LayerForm", "check_mode", "predicted_speedup"]
 
-SPARSE_MODES = ("auto", "always", "never")
+SPARSE_MODES = ("auto", "always", "never", "off")
+"""By the rule, every layer with an absent row, smaller dense kernels at most, or zeros are weights like others."""
 
 LEAST_SPEEDUP = 1.1
 """Below it a layer stays dense: less would be lost again where ONNX Runtime changes between its layouts."""

@@ -49,7 +49,7 @@ def export(
     calibration_images: Annotated[int, typer.Option(min=1, help="How many images --int8 finds them on.")] = 256,
     sparse: Annotated[
         str,
-        typer.Option(help="Pruned layers that skip absent rows: auto (where faster by rule), always or never."),
+        typer.Option(help="Pruned layers that skip absent rows: auto (where faster by rule), always, never or off."),
     ] = "auto",
     keep_never: Annotated[
         bool, typer.Option("--keep-never", help="With --data: leave FBS channels that never win in the file.")

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from compressor.errors import GraphError
 from compressor.graph import trace
+from compressor.methods.fbs import layers
 from compressor.shrink import can_widen, widen
 
-__all__ = ["PAD_STEP", "Padded", "pad_widths"]
+__all__ = ["PAD_STEP", "Padded", "is_filled", "pad_widths"]
 
 # ONNX Runtime's blocked kernels take widths that are multiples of 4, with blocks of 8 (AVX2) and of 16 (AVX-512);
 # anything else goes through a slower path (`compressor.select.alignment`).
@@ -37,6 +38,12 @@ class Padded:
             f"widths were filled up to multiples of {self.step} with {self.channels} zero channels in {self.groups} "
             "groups: the outputs stay, and ONNX Runtime stays on its fast path; --no-pad leaves them out"
         )
+
+
+def is_filled(model: nn.Module) -> bool:
+    """Returns whether a network is dense to the last weight: no FBS layers, no kernels with zeros to be skipped."""
+    weights = (module.weight for module in model.modules() if isinstance(module, nn.Conv2d))
+    return not layers(model) and all(bool((weight != 0).all()) for weight in weights)
 
 
 def pad_widths(model: nn.Module, example: Tensor, step: int = PAD_STEP) -> Padded | None:

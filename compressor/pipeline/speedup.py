@@ -9,8 +9,7 @@ from torch import Tensor, nn
 import exporters
 from compressor.costs.macs import ModelCost
 from compressor.errors import BudgetError
-from compressor.methods.fbs import layers
-from compressor.pipeline.padding import pad_widths
+from compressor.pipeline.padding import is_filled, pad_widths
 from runtime.bench import benchmark
 
 __all__ = ["MeasuredSpeedup", "measure_speedup", "require"]
@@ -70,8 +69,11 @@ def measure_speedup(dense: nn.Module, compressed: nn.Module | Path, example: Ten
         if isinstance(compressed, Path):
             after = compressed
         else:
-            padded = None if layers(compressed) else pad_widths(compressed, example)
-            exporters.export(compressed if padded is None else padded.model, example, after, batch=1)
+            padded = pad_widths(compressed, example) if is_filled(compressed) else None
+            if padded is None:
+                exporters.export(compressed, example, after, batch=1)
+            else:
+                exporters.export(padded.model, example, after, batch=1, sparse="off")
         first, second = benchmark([before, after], threads=(1,), rounds=_ROUNDS, min_time_s=_MIN_TIME_S)
     assert second.speedup_to_first is not None
     return MeasuredSpeedup(

@@ -29,7 +29,7 @@ class LowerSparseConv:
     """The pass, and what it decided.
 
     Attributes:
-        mode: One of SPARSE_MODES: by the rule, every layer with an absent row, or none.
+        mode: One of SPARSE_MODES.
         forms: One entry for each pruned convolution of the last graph, in its order.
     """
 
@@ -48,6 +48,8 @@ class LowerSparseConv:
         """Changes `graph`; returns the number of layers that have another form now."""
         self.forms.clear()
         changed = 0
+        if self.mode == "off":
+            return changed
         for node in list(graph.nodes):
             weight = _kernels(node)
             if weight is None:
