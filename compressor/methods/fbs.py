@@ -49,6 +49,8 @@ class FBS(Method):
         normalize: saliencies of each sample scaled to mean 1. Not in the paper; against unstable training.
         winner_block: neighbouring channels that win or lose together, by their mean saliency; kernels then skip whole
             vectors of weights (paper: 1). Winners are rounded up to whole blocks.
+        block_by: `activity` puts channels that fire together into a block, once before training; `place` takes them
+            as they lie.
         seed: of the predictors' start weights.
     """
 
@@ -64,6 +66,7 @@ class FBS(Method):
     subsample: Literal["l1", "mean"] = "l1"
     normalize: bool = False
     winner_block: int = 1
+    block_by: Literal["activity", "place"] = "activity"
     seed: int = 0
 
     def attach(self, model: nn.Module, example: Tensor) -> nn.Module:
@@ -170,6 +173,8 @@ class FBS(Method):
         problems += [f"{name}={getattr(self, name)} is below 1" for name in ("step_epochs",) if getattr(self, name) < 1]
         if self.saliency not in ("relu", "inherit"):
             problems.append(f"saliency={self.saliency!r}; choose from: inherit, relu")
+        if self.block_by not in ("activity", "place"):
+            problems.append(f"block_by={self.block_by!r}; choose from: activity, place")
         if self.normalize and self.saliency == "inherit":
             problems.append("normalize needs saliencies ≥ 0, so saliency='relu'")
         try:

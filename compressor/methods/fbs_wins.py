@@ -127,10 +127,11 @@ def order_by_wins(
 ) -> dict[str, tuple[int, ...]]:
     """Returns, for `shrink.arrange`, the units of each group that stay, those that win most often first.
 
-    1. A group that FBS layers alone make: units that won in none of them go, unless `keep_never`.
-    2. One of whose makers is dense, normalises its saliencies (they depend on all channels) or has its shift outside
-       the product (where channels of saliency 0 tie, the lower one must still win), or
-       whose winners are chosen in blocks (which would fall apart): it stays as it is.
+    1. A group that FBS layers alone make: units that won in none of them go, unless `keep_never`. Where winners are
+       chosen in blocks, whole blocks go and move; a last, narrower one stays last.
+    2. One of whose makers is dense, normalises its saliencies (they depend on all channels), has its shift outside
+       the product (where channels of saliency 0 tie, the lower one must still win), or chooses other blocks than
+       another maker: it stays as it is.
     3. One that a normalisation holds (a silent channel would come out of it as a constant): likewise.
 
     Args:
@@ -144,6 +145,9 @@ def order_by_wins(
     for group in graph.groups:
         if group.frozen is not None or not _wins_alone(group, graph, dynamic):
             continue
+        block = _block(group, graph, dynamic)
+        if block is None:
+            continue
         # Of several makers' wins the sum: 0 where none ever wins, largest where all always do.
         total = np.zeros(group.size, np.int64)
         for call in graph.layers:
@@ -151,15 +155,35 @@ def order_by_wins(
             if name in group.makers and call.name != name:
                 inside = (call.outputs >= group.start) & (call.outputs < group.start + group.size)
                 np.add.at(total, call.outputs[inside] - group.start, wins[name].counts[inside])
-        order = np.argsort(-total, kind="stable")
-        found[group.name] = tuple(int(unit) for unit in order if keep_never or total[unit])
+        found[group.name] = _by_wins(total, block, keep_never=keep_never)
     return {name: units for name, units in found.items() if units != tuple(range(graph.group(name).size))}
+
+
+def _by_wins(total: npt.NDArray[np.int64], block: int, *, keep_never: bool) -> tuple[int, ...]:
+    """Units in the order of their blocks' wins; a last, narrower block stays last."""
+    firsts = np.arange(0, len(total), block)
+    wins = np.add.reduceat(total, firsts)
+    whole = len(total) // block
+    order = [*np.argsort(-wins[:whole], kind="stable"), *range(whole, len(firsts))]
+    kept = [firsts[number] for number in order if keep_never or wins[number]]
+    return tuple(int(unit) for first in kept for unit in range(first, min(first + block, len(total))))
+
+
+def _block(group: ChannelGroup, graph: ChannelGraph, dynamic: Mapping[str, FBSConv2d]) -> int | None:
+    """Channels that win together in all makers of a group; None where its units do not fall into the makers' blocks."""
+    blocks = {dynamic[maker].options.winner_block for maker in group.makers}
+    if blocks == {1}:
+        return 1
+    units = group.start + np.arange(group.size)
+    makers = [call for call in graph.layers if call.macs and call.name.removesuffix(".conv") in group.makers]
+    aligned = all(np.array_equal(call.outputs, units) for call in makers)
+    return blocks.pop() if len(blocks) == 1 and aligned else None
 
 
 def _wins_alone(group: ChannelGroup, graph: ChannelGraph, dynamic: Mapping[str, FBSConv2d]) -> bool:
     for maker in group.makers:
         layer = dynamic.get(maker)
-        if layer is None or layer.options.normalize or layer.options.form != "paper" or layer.options.winner_block > 1:
+        if layer is None or layer.options.normalize or layer.options.form != "paper":
             return False
     own = {f"{maker}.bn" for maker in group.makers}
     for call in graph.layers:

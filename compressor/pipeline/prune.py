@@ -7,6 +7,7 @@ split among those at the final density; the test split is looked at once, at the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,25 @@ from compressor import checkpoint, methods
 from compressor.costs.macs import ModelCost, count_macs
 from compressor.data import UNLABELLED, Dataset, Loader, PhotoSplit, load
 from compressor.errors import CheckpointError, CompressorError, DataError, MethodError
+from compressor.graph import trace
+from compressor.graph.pairs import conv_bn_pairs
 from compressor.methods.fbs import FBS, at_density, set_density
+from compressor.methods.fbs_blocks import activities, order_for_blocks
 from compressor.pipeline.density import DensityRun, lowering_path, train_stage
 from compressor.pipeline.method_settings import make_method
 from compressor.pipeline.pruned import CurvePoint, PrunedNetwork, make_curve, write_pruned
 from compressor.pipeline.teacher import Distillation, gives_probabilities, imitating, load_teacher, on_probabilities
 from compressor.pipeline.train import check_output, split_seed_of
 from compressor.pipeline.unfolded import unfolded
+from compressor.shrink import arrange
 from compressor.train import Progress, Teacher, TrainSettings, evaluate, resume_path
 
 __all__ = ["FINE_TUNING", "CurvePoint", "PrunedNetwork", "load_for_pruning", "matching_data", "prune"]
 
 # Images on which the live channels of residual sums are measured; a chain needs none.
 _COUNTED_IMAGES = 64
+# Training images on which channels that fire together are found.
+_WATCHED_IMAGES, _WATCHED_BATCH = 2000, 50
 # One quarter of dense training's peak rate, gradient clipped at norm 5: tried on M-CifarNet, CIFAR-10.
 FINE_TUNING = TrainSettings(peak_lr=0.05, clip_norm=5.0)
 
@@ -154,11 +161,22 @@ class _Start:
 
 def _attached(saved: checkpoint.CompressedCheckpoint, fbs: FBS, dataset: Dataset, images: Tensor) -> _Start:
     dense = checkpoint.rebuild(saved)
+    if fbs.winner_block > 1 and fbs.block_by == "activity":
+        dense = _in_blocks(dense, fbs.winner_block, dataset, images)
     model = fbs.attach(dense, images)
     val = evaluate(dense, dataset, "val").top1
     macs = count_macs(dense, images).macs
     left = fbs.ineligible(dense, images)
     return _Start(model, fbs, None, val, saved.record.get("test_top1"), macs, left, {"dense": saved.record})
+
+
+def _in_blocks(dense: nn.Module, block: int, dataset: Dataset, example: Tensor) -> nn.Module:
+    """The same network with its channels in another order: those that fire together are neighbours."""
+    batches = dataset.batches("train", Loader(_WATCHED_BATCH, shuffle=True))
+    watched = (images for images, _ in islice(batches, _WATCHED_IMAGES // _WATCHED_BATCH))
+    activity = activities(dense, conv_bn_pairs(dense, example)[0], watched)
+    graph = trace(dense, example)
+    return arrange(dense, graph, order_for_blocks(graph, activity, block)).eval()
 
 
 def _continued(saved: checkpoint.CompressedCheckpoint, fbs: FBS) -> _Start:

@@ -101,9 +101,22 @@ def test_a_sum_keeps_what_wins_on_either_side() -> None:
     assert_same(lean, model)
 
 
-@pytest.mark.parametrize("settings", [{"normalize": True}, {"form": "released"}, {"winner_block": 4}])
+@pytest.mark.parametrize("settings", [{"normalize": True}, {"form": "released"}])
 def test_layers_that_depend_on_losers_stay_as_they_are(settings: dict[str, object]) -> None:
     assert laid_out(trained(**settings))[1] == {}
+
+
+def test_blocks_go_and_move_whole() -> None:
+    model = trained(winner_block=4)
+    with torch.no_grad():
+        for layer in layers(model).values():
+            layer.saliency_bias.zero_()
+            layer.saliency_bias[4:8] = -100.0
+            layer.saliency_bias[8:12] = 100.0
+    lean, order = laid_out(model)
+    assert order["conv1"] == (0, 1, 2, 3, 8, 9, 10, 11)
+    assert order["stem"] == (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7)  # in conv2 the second block wins once
+    assert_same(lean, model)
 
 
 def test_channels_that_a_norm_turns_into_constants_stay() -> None:
