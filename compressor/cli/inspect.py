@@ -30,6 +30,7 @@ def inspect(
 ) -> None:
     """Show MACs, parameters and channels of every layer; of an ONNX file also how it was made."""
     check_folder(json_file)
+    check_folder(plan_file, "--plan")
     if plan_file is not None and not model.endswith(".onnx"):
         raise typer.BadParameter("--plan reads the plan out of an ONNX file; a checkpoint's lies beside it")
     report = _onnx(model) if model.endswith(".onnx") else _network(model, untrained)

@@ -22,14 +22,16 @@ def show(table: Table) -> None:
     Console(width=width).print(table)
 
 
-def check_folder(json_file: Path | None) -> None:
-    """Ends with wrong usage, before any work is done, where `--json` names a file that cannot be written."""
-    if json_file is None:
+def check_folder(file: Path | None, option: str = "--json") -> None:
+    """Ends with wrong usage, before any work is done, where an option names a file that cannot be written."""
+    if file is None:
         return
-    if not json_file.parent.is_dir():
-        raise typer.BadParameter(f"--json {json_file}: the folder {json_file.parent} does not exist")
-    if (reason := refusal(json_file.parent)) is not None:
-        raise typer.BadParameter(f"--json {json_file}: no file can be written in {json_file.parent}: {reason}")
+    if file.is_dir():
+        raise typer.BadParameter(f"{option} {file}: that is a folder; name a file in it")
+    if not file.parent.is_dir():
+        raise typer.BadParameter(f"{option} {file}: the folder {file.parent} does not exist")
+    if (reason := refusal(file.parent)) is not None:
+        raise typer.BadParameter(f"{option} {file}: no file can be written in {file.parent}: {reason}")
 
 
 def write_json(path: Path, values: object) -> None:

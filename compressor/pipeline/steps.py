@@ -10,6 +10,7 @@ from compressor.costs.rates import BUILT_IN, Rates, rates_from_dict
 from compressor.costs.staircase import Staircase, measure_staircase, staircase_from_json
 from compressor.data.files import whole_file
 from compressor.errors import CompressorError
+from compressor.folders import refusal
 from compressor.select import STEPS, machine_target
 
 __all__ = ["Alignment", "Profile", "alignment", "alignment_step", "profile_machine", "profile_path"]
@@ -51,13 +52,16 @@ def profile_machine(path: Path | None = None) -> tuple[Profile, Path]:
     """Measures this machine, a few seconds, and saves what it found. Returns it and where it lies.
 
     Raises:
-        CompressorError: The folder cannot be made.
+        CompressorError: The folder cannot be made, or no file in it; nothing was measured then.
     """
     path = path or profile_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CompressorError(f"cannot make {path.parent}: {error.strerror}; name a file with -o") from error
+    reason = "that is a folder" if path.is_dir() else refusal(path.parent)
+    if reason is not None:
+        raise CompressorError(f"cannot write {path}: {reason}; name a file with -o")
     staircase = measure_staircase()
     profile = Profile(staircase, measure_rates(block=staircase.step))
     with whole_file(path) as file:

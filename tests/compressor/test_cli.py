@@ -117,6 +117,8 @@ def test_the_network_to_read_is_not_written_over(
         ("verify", "absent.pt", "absent.onnx", "--json"),
         ("bench", "absent.onnx", "--json"),
         ("inspect", "absent.onnx", "--json"),
+        ("inspect", "absent.onnx", "--plan"),
+        ("profile", "-o"),
     ],
     ids=lambda words: "-".join(map(str, words[:4:3])),
 )

@@ -34,6 +34,15 @@ def test_a_profile_is_found_again() -> None:
     assert profile.rates.block == 8
 
 
+def test_a_profile_that_cannot_be_written_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "measure_staircase", lambda: pytest.fail("measured"))
+    with pytest.raises(CompressorError, match="that is a folder; name a file with -o"):
+        profile_machine(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(CompressorError, match="cannot make"):
+        profile_machine(tmp_path / "file" / "profile.json")
+
+
 def test_profiles_without_rates_and_damaged_ones(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(staircase_to_json(STAIRCASE))
