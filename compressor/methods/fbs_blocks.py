@@ -2,7 +2,7 @@
 
 A block wins or loses as one (`winner_block` of FBS), so a channel that matters in an image takes its neighbours along.
 That costs least when the neighbours matter in the same images. Before training, the channels of the dense network are
-therefore put in such an order that each block holds channels whose mean activations rise and fall together.
+therefore put in such an order that each block holds channels that are active in the same images, or in none.
 """
 
 from collections.abc import Iterable
@@ -55,20 +55,22 @@ def activities(model: nn.Module, pairs: Iterable[ConvBNPair], batches: Iterable[
 
 
 def block_order(activity: _Floats, block: int) -> tuple[int, ...]:
-    """Returns the channels in an order in which each run of `block` holds channels that correlate.
+    """Returns the channels in an order in which each run of `block` holds channels that are active together.
 
-    Greedy: a block starts with the channel that correlates most with all that are left, and takes, one by one, the one
-    that correlates most with those it has. What is left for the last block is what fits nowhere else.
+    Two channels are alike by the cosine between their activities over the images: not by the correlation, which takes
+    a channel that is always strong and one that is always weak for equals. Greedy: a block starts with the channel most
+    like all that are left, and takes, one by one, the one most like those it has. What is left for the last block is
+    what fits nowhere else.
 
     Args:
-        activity: (images, K).
+        activity: (images, K), at least 0.
         block: channels of a block; the last one has the rest.
 
     >>> block_order(np.array([[0.0, 5, 1, 4], [1, 2, 2, 2], [2, 0, 3, 0]]), 2)
-    (0, 2, 1, 3)
+    (2, 0, 1, 3)
     """
-    standard = _standard(activity)
-    alike = standard.T @ standard / len(activity)
+    unit = _unit(activity)
+    alike = unit.T @ unit
     left = np.ones(alike.shape[0], dtype=bool)
     order: list[int] = []
     together = np.zeros(len(left))
@@ -89,7 +91,7 @@ def order_for_blocks(graph: ChannelGraph, activity: dict[str, _Floats], block: i
     """Returns, for `shrink.arrange`, the units of each group in the order of `block_order`.
 
     A group stays as it is where it is frozen, no wider than a block, or made by a layer that gets no FBS or that makes
-    other channels too. Of several makers (a residual sum) the correlations are averaged.
+    other channels too. Of several makers (a residual sum) the cosines are averaged.
 
     Args:
         graph: of the dense network.
@@ -101,16 +103,16 @@ def order_for_blocks(graph: ChannelGraph, activity: dict[str, _Floats], block: i
         if group.frozen is not None or group.size <= block or not group.makers or not _made_alone(group, graph):
             continue
         if all(maker in activity for maker in group.makers):
-            rows = [_standard(activity[maker]) for maker in group.makers]
+            rows = [_unit(activity[maker]) for maker in group.makers]
             found[group.name] = block_order(np.concatenate(rows), block)
     return found
 
 
-def _standard(activity: _Floats) -> _Floats:
-    """(images, K) with mean 0 and variance 1 for each channel; a constant channel is 0, and like none."""
-    spread = activity.std(axis=0)
-    standard: _Floats = (activity - activity.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return standard
+def _unit(activity: _Floats) -> _Floats:
+    """(images, K), each channel of length 1; one that is never active stays 0, and is like none."""
+    length = np.sqrt((activity**2).sum(axis=0))
+    unit: _Floats = activity / np.where(length > 0, length, 1.0)
+    return unit
 
 
 def _made_alone(group: ChannelGroup, graph: ChannelGraph) -> bool:
