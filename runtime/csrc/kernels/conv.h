@@ -20,8 +20,11 @@ struct Tile {
 };
 
 // Few sums in flight cannot hide the latency of a fused multiply-add, so a small tile spreads its rows over
-// several.
-constexpr int num_partial_sums(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
+// as many as registers hold. The same for one vector and for two: an output's bits do not depend on which
+// others are computed with it.
+constexpr int num_partial_sums(int pixels) {
+  return 4 * pixels <= kMaxTile ? 4 : 2 * pixels <= kMaxTile ? 2 : 1;
+}
 
 template <int kVectors>
 inline void add_epilogue(Vec* sums, const compress::Epilogue& epilogue, int first_output) {
@@ -88,7 +91,7 @@ inline const int32_t* next_lines(compress::Prefetch* prefetch, int64_t count, co
 
 template <int kVectors, int kPixels, bool kListed>
 void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int first_output) {
-  constexpr int kPartial = num_partial_sums(kVectors * kPixels);
+  constexpr int kPartial = num_partial_sums(kPixels);
   Vec sums[kPartial][kPixels][kVectors];
 #pragma GCC unroll 4
   for (int s = 0; s < kPartial; ++s)
@@ -121,14 +124,16 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
     } else {
       const float* row = tile.w + static_cast<int64_t>(run.tap) * task.channels * kLanes;
       const int64_t end = offset + static_cast<int64_t>(run.taps) * task.channels;
-      if constexpr (kPartial == 1) {
-        const float* source = nullptr;
-        int64_t found;
-        const int32_t* lines = next_lines(task.prefetch, end - offset, &source, &found);
-        for (const int64_t behind = offset + found; offset < behind; ++offset, row += kLanes, ++lines) {
-          __builtin_prefetch(source + *lines, 0, 2);
-          add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
+      const float* source = nullptr;
+      int64_t found;
+      const int32_t* lines = next_lines(task.prefetch, end - offset, &source, &found);
+      for (const int64_t behind = offset + found; offset + kPartial <= behind; offset += kPartial) {
+#pragma GCC unroll 4
+        for (int s = 0; s < kPartial; ++s) {
+          __builtin_prefetch(source + *lines++, 0, 2);
+          add_row<kVectors, kPixels>(x, offset + s, row + s * kLanes, vector_stride, sums[s]);
         }
+        row += kPartial * kLanes;
       }
       for (; offset + kPartial <= end; offset += kPartial) {
 #pragma GCC unroll 4
