@@ -28,9 +28,9 @@ void FbsConv::list_rows(const Work& work) const {
   }
 }
 
-// The vectors that a segment is packed from, each once, or consists of.
-void FbsConv::ask_for_segment(const Work& work, const Segment& segment, int32_t own,
-                              Prefetch* prefetch) const {
+// The vectors that a segment is packed from, each once, or consists of: inputs [begin, end).
+void FbsConv::ask_for_segment(const Work& work, const Segment& segment, int32_t begin, int32_t end,
+                              int32_t own, Prefetch* prefetch) const {
   const float** const sources = work.sources + int64_t{own} * work.max_sources;
   int32_t count = 0;
   if (work.stored) {
@@ -44,7 +44,7 @@ void FbsConv::ask_for_segment(const Work& work, const Segment& segment, int32_t 
       if (count == 0 || sources[count - 1] != source) sources[count++] = source;
     }
   }
-  *prefetch = {sources, count, work.weight_rows, taps_ * work.channels, 0, 0};
+  *prefetch = {sources, count, work.weight_rows + begin * taps_, (end - begin) * taps_, 0, 0, prefetch->then};
 }
 
 // The lines of the next layer's predictor that its inputs select, as far as they are known.
@@ -64,30 +64,31 @@ void FbsConv::ask_for_next_saliency(const Work& work, int32_t own, Prefetch* pre
       lines[count++] = row + o;
     }
   }
-  *prefetch = {&next.saliency_weight, 1, lines, count, 0, 0};
+  *prefetch = {&next.saliency_weight, 1, lines, count, 0, 0, nullptr};
 }
 
-// The same for the weights that it packs first.
-void FbsConv::ask_for_next_weights(const Work& work, int32_t own, Prefetch* prefetch) const {
+// The same for the weights that it packs first. `used`: lines that the predictor's list holds.
+void FbsConv::ask_for_next_weights(const Work& work, int32_t own, int32_t used, Prefetch* prefetch) const {
   const FirstReads& next = *work.next.reads;
   const Manner& manner = work.next.manner;
   *prefetch = {};
   if (own >= manner.shares) return;
   const bool all = manner.every_input || next.inputs != outputs_;
-  const int32_t rows = all ? next.inputs : winners_;
+  const int32_t every = all ? next.inputs : winners_;
+  const int32_t rows = manner.block > 0 ? std::min(every, 2 * manner.block) : every;
   const int32_t begin = manner.by_outputs ? Stretch(next.weight_vectors, own, manner.shares).begin : 0;
   const int32_t end = std::min(begin + next.weight_sources, next.weight_vectors);
-  int32_t* const lines = work.next_lines + int64_t{own} * kMostNextLines;
+  int32_t* const lines = work.next_lines + int64_t{own} * kMostNextLines + used;
   int32_t count = 0;
   for (int32_t v = begin; v < end; ++v) {
-    for (int32_t i = 0; i < rows && count < kMostNextLines; ++i) {
+    for (int32_t i = 0; i < rows && used + count < kMostNextLines; ++i) {
       const int64_t row = v * next.vector_stride + int64_t{all ? i : work.winners[i]} * next.channel_stride;
-      for (int32_t o = 0; o < next.channel_stride && count < kMostNextLines; o += kLineFloats) {
+      for (int32_t o = 0; o < next.channel_stride && used + count < kMostNextLines; o += kLineFloats) {
         lines[count++] = static_cast<int32_t>(row + o);
       }
     }
   }
-  *prefetch = {&next.weight, 1, lines, count, 0, 0};
+  *prefetch = {&next.weight, 1, lines, count, 0, 0, nullptr};
 }
 
 }  // namespace compress

@@ -51,20 +51,23 @@ class FbsConv {
   void convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const;
   void compute_share(const ConvTask& task, const Work& work, int32_t own) const;
   void compute_segments(const ConvTask& task, const Work& work, int32_t own, int32_t share) const;
+  void compute_in_blocks(ConvTask task, const Work& work, int32_t own, int32_t number, bool last,
+                         float* slot) const;
   void take_tiles(const ConvTask& task, const Work& work, int32_t share, const float* w, int32_t end) const;
   void help(const ConvTask& task, const Work& work, int32_t share) const;
 
   // Where a segment's weights are: fbs_pack.cc.
   bool lies_together(const Work& work, const Segment& segment) const;
-  void pack(const Work& work, const Segment& segment, float* packed) const;
+  void pack(const Work& work, const Segment& segment, int32_t begin, int32_t end, float* packed) const;
   const float* find_weights(const Work& work, const Segment& segment, const float* slot,
                             ConvTask* task) const;
 
   // Memory asked for early: fbs_ahead.cc.
   void list_rows(const Work& work) const;
-  void ask_for_segment(const Work& work, const Segment& segment, int32_t own, Prefetch* prefetch) const;
+  void ask_for_segment(const Work& work, const Segment& segment, int32_t begin, int32_t end, int32_t own,
+                       Prefetch* prefetch) const;
   void ask_for_next_saliency(const Work& work, int32_t own, Prefetch* prefetch) const;
-  void ask_for_next_weights(const Work& work, int32_t own, Prefetch* prefetch) const;
+  void ask_for_next_weights(const Work& work, int32_t own, int32_t used, Prefetch* prefetch) const;
 
   LayerSpec spec_;
   const KernelTable* kernels_;

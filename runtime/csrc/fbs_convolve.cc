@@ -64,10 +64,14 @@ void FbsConv::compute_segments(const ConvTask& task, const Work& work, int32_t o
     float* const slot = last ? work.slot(number, true) : work.slot(own, false);
     ConvTask mine = task;
     const float* const w = find_weights(work, segment, slot, &mine);
-    if (w == slot) pack(work, segment, slot);
+    if (w == slot && work.manner.block > 0) {
+      compute_in_blocks(task, work, own, s, last, slot);
+      continue;
+    }
+    if (w == slot) pack(work, segment, 0, work.channels, slot);
     Prefetch prefetch = {};
     if (!last) {
-      if (work.far) ask_for_segment(work, work.segments[s + 1], own, &prefetch);
+      if (work.far) ask_for_segment(work, work.segments[s + 1], 0, work.channels, own, &prefetch);
       mine.prefetch = work.far ? &prefetch : nullptr;
       kernels_->conv(mine, w, segment.vector, segment.width, segment.first_tile, segment.last_tile);
       continue;
@@ -77,9 +81,45 @@ void FbsConv::compute_segments(const ConvTask& task, const Work& work, int32_t o
       mine.prefetch = &prefetch;
       ask_for_next_saliency(work, own, &prefetch);
       take_tiles(mine, work, number, w, (segment.first_tile + segment.last_tile) / 2);
-      ask_for_next_weights(work, own, &prefetch);
+      ask_for_next_weights(work, own, 0, &prefetch);
     }
     take_tiles(mine, work, number, w, segment.last_tile);
+  }
+}
+
+// A segment, some inputs after the other: few enough that their packed weights, their part of the planes and
+// the sums all stay in the first cache level. `last`: of its share.
+void FbsConv::compute_in_blocks(ConvTask task, const Work& work, int32_t own, int32_t number, bool last,
+                                float* slot) const {
+  const Segment& segment = work.segments[number];
+  const float* const x = task.x;
+  Prefetch next_weights = {}, next_saliency = {}, prefetch = {};
+  if (last && work.next.reads != nullptr) {
+    ask_for_next_saliency(work, own, &next_saliency);
+    ask_for_next_weights(work, own, next_saliency.num_rows, &next_weights);
+    next_saliency.then = &next_weights;
+    prefetch.then = &next_saliency;
+  }
+  task.sums = work.block_sums + own * work.block_sums_floats;
+  task.prefetch = work.far || last ? &prefetch : nullptr;
+  const int32_t blocks = (work.channels + work.manner.block - 1) / work.manner.block;
+  const auto first_of = [&](int32_t block) {
+    return static_cast<int32_t>(int64_t{work.channels} * block / blocks);
+  };
+  for (int32_t block = 0; block < blocks; ++block) {
+    const int32_t begin = first_of(block), end = first_of(block + 1);
+    pack(work, segment, begin, end, slot);
+    if (work.far && block + 1 < blocks) {
+      ask_for_segment(work, segment, end, first_of(block + 2), own, &prefetch);
+    } else if (work.far && !last) {
+      ask_for_segment(work, work.segments[number + 1], 0, first_of(1), own, &prefetch);
+    }
+    task.x = x + begin;
+    task.channels = end - begin;
+    task.vector_stride = int64_t{taps_} * task.channels * lanes_;
+    task.begins = block == 0;
+    task.ends = block + 1 == blocks;
+    kernels_->conv(task, slot, segment.vector, segment.width, segment.first_tile, segment.last_tile);
   }
 }
 

@@ -14,25 +14,26 @@ constexpr int32_t kPackRows = 64;
 
 }  // namespace
 
-// A few channels of one vector, then of the other, so that both read the source vector they share while it is
-// near.
-void FbsConv::pack(const Work& work, const Segment& segment, float* packed) const {
+// Channels [begin, end), a few of one vector, then of the other, so that both read the source vector they
+// share while it is near. The vectors lie one behind the other.
+void FbsConv::pack(const Work& work, const Segment& segment, int32_t begin, int32_t end,
+                   float* packed) const {
   PackTask task = {};
   task.w = weight_.floats();
   task.vector_stride = vector_stride_;
   task.channel_stride = channel_stride_;
   task.tap_stride = tap_stride_;
-  task.live = work.live;
-  task.channels = work.channels;
+  task.live = work.live + begin;
+  task.channels = end - begin;
   task.taps = taps_;
   const int32_t rows = std::max(1, kPackRows / taps_);
-  for (int32_t first = 0; first < work.channels; first += rows) {
+  for (int32_t first = 0; first < task.channels; first += rows) {
     for (int32_t v = 0; v < segment.width; ++v) {
       const int32_t* const steps = work.first_step + segment.vector + v;
       task.steps = work.steps + steps[0];
       task.num_steps = steps[1] - steps[0];
-      task.out = packed + int64_t{v} * taps_ * work.channels * lanes_;
-      kernels_->pack(task, first, std::min(first + rows, work.channels));
+      task.out = packed + int64_t{v} * taps_ * task.channels * lanes_;
+      kernels_->pack(task, first, std::min(first + rows, task.channels));
     }
   }
 }

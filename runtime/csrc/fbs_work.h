@@ -60,6 +60,8 @@ struct FbsConv::Work {
   SqueezeStep* steps;
   float* packed;  // of all slots
   int64_t slot_floats;
+  float* block_sums;  // of each share, where inputs come in blocks
+  int64_t block_sums_floats;
   float* sums;
   float* spread_input;
   int32_t* weight_rows;
