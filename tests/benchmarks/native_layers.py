@@ -6,9 +6,15 @@
 A row is a layer, threads and batch; a column a density: at 0.5 half of the inputs are live and half of the outputs win,
 other channels for every sample. Each cell: speed-up / multiplications saved = quotient (1.00 is all of the gain; the
 predictor's work counts against it). With --winner-block 16 the winners, and the inputs that a layer before would leave,
-are whole blocks of neighbouring channels. The two sessions take turns run by run, so that a machine shared with others
-disturbs both alike; a time is the 5 % quantile of its runs, the second of each pair, so that what the other session
-left in the caches is gone. On one thread it is the thread's own processor time: others on the core do not count.
+are whole blocks of neighbouring channels.
+
+On one thread the two sessions take turns run by run, so that a machine shared with others disturbs both alike; a time
+is the 5 % quantile of its runs, the second of each pair, so that what the other session left in the caches is gone, in
+the thread's own processor time: others on the core do not count.
+
+On several threads they take turns round by round, with a pause before each: ONNX Runtime's threads wait for work busily
+for about 60 ms after a run, and those of the idle session would take the processors from the other's. A round's time is
+the median of its runs; the speed-up is the median over the rounds of the ratio of neighbouring ones.
 
 FBS leaves depthwise convolutions dense. Their row is what passing through one costs: packed planes are unpacked,
 brought into ONNX Runtime's layout, convolved and brought back, against the dense layer alone.
@@ -30,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime" / "native"))
 import native_reference as reference
 
 FLOAT = TensorProto.FLOAT
+PAUSE_S, ROUND_S = 0.08, 0.04
 
 
 @dataclass(frozen=True)
@@ -146,17 +153,39 @@ def fbs_run(shape, density, *, threads, batch, isa, block=1):
     return lambda: native.run(None, {"X": x, "I": index}), saved
 
 
-def alternate(first, second, seconds, clock):
-    """5 % quantiles of both, in milliseconds."""
+def compare(dense, native, threads, seconds):
+    """Milliseconds of the dense layer, and how many times as fast the native one is."""
+    return (run_by_run if threads == 1 else round_by_round)(dense, native, seconds)
+
+
+def run_by_run(dense, native, seconds):
     times = ([], [])
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 20:
-        for run, taken in zip((first, second), times, strict=True):
+        for run, taken in zip((dense, native), times, strict=True):
             run()
-            start = clock()
+            start = time.thread_time()
             run()
-            taken.append(clock() - start)
-    return [1e3 * float(np.quantile(taken, 0.05)) for taken in times]
+            taken.append(time.thread_time() - start)
+    dense_s, native_s = (float(np.quantile(taken, 0.05)) for taken in times)
+    return 1e3 * dense_s, dense_s / native_s
+
+
+def round_by_round(dense, native, seconds):
+    times = ([], [])
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 5:
+        for run, medians in zip((dense, native), times, strict=True):
+            time.sleep(PAUSE_S)
+            for _ in range(3):
+                run()
+            taken, round_end = [], time.perf_counter() + ROUND_S
+            while time.perf_counter() < round_end or len(taken) < 5:
+                start = time.perf_counter()
+                run()
+                taken.append(time.perf_counter() - start)
+            medians.append(float(np.median(taken)))
+    return 1e3 * float(np.median(times[0])), float(np.median(np.divide(*times)))
 
 
 def numbers(text, kind):
@@ -178,15 +207,13 @@ def main():
     print("|---" * (4 + len(densities)) + "|")
     for shape in (shape for shape in SHAPES if options.only in shape.name()):
         for threads in numbers(options.threads, int):
-            clock = time.thread_time if threads == 1 else time.perf_counter
             for batch in numbers(options.batches, int):
                 cells, dense_ms = [], 0.0
                 for density in densities:
                     run, saved = fbs_run(
                         shape, density, threads=threads, batch=batch, isa=options.isa, block=options.winner_block
                     )
-                    dense_ms, native_ms = alternate(dense_run(shape, threads, batch), run, options.seconds, clock)
-                    gain = dense_ms / native_ms
+                    dense_ms, gain = compare(dense_run(shape, threads, batch), run, threads, options.seconds)
                     cells.append(f"{gain:.2f}× / {saved:.3g}× = {gain / saved:.2f}")
                 print(f"| {shape.name()} | {threads} | {batch} | {dense_ms:.3g} | {' | '.join(cells)} |", flush=True)
 
