@@ -14,13 +14,15 @@ the thread's own processor time: others on the core do not count.
 
 On several threads they take turns round by round, with a pause before each: ONNX Runtime's threads wait for work busily
 for about 60 ms after a run, and those of the idle session would take the processors from the other's. A round's time is
-the median of its runs; the speed-up is the median over the rounds of the ratio of neighbouring ones.
+the median of its runs; the speed-up is the median over the rounds of the ratio of neighbouring ones. `--pin` gives
+every thread of both sessions a processor of its own: on a machine with other work the system moves threads otherwise.
 
 FBS leaves depthwise convolutions dense. Their row is what passing through one costs: packed planes are unpacked,
 brought into ONNX Runtime's layout, convolved and brought back, against the dense layer alone.
 """
 
 import argparse
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -87,23 +89,36 @@ def conv(shape):
     return constants, node
 
 
-def session(nodes, inputs, output, constants, threads, native=False):
+def options_for(threads, *, pin=False, native=False, isa=""):
+    """Session options; pinned, the caller is on processor 0 and the session's own threads are on those that follow."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    if pin and threads > 1:
+        affinities = ";".join(str(2 + number) for number in range(threads - 1))  # counted from 1
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+    if native:
+        options.add_session_config_entry("compress.isa", isa)
+        options.add_session_config_entry("compress.threads", str(threads))
+        options.register_custom_ops_library(str(runtime.library_path()))
+    return options
+
+
+def open_session(model, options):
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def session(nodes, inputs, output, constants, options):
     graph = helper.make_graph(nodes, "layer", inputs, [output], constants)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("compress", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    if native:
-        options.add_session_config_entry("compress.threads", str(threads))
-        options.register_custom_ops_library(str(runtime.library_path()))
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(model.SerializeToString(), options)
 
 
-def dense_run(shape, threads, batch):
+def dense_run(shape, threads, batch, pin=False):
     constants, node = conv(shape)
     x = helper.make_tensor_value_info("x", FLOAT, [batch, shape.inputs, shape.plane, shape.plane])
     y = helper.make_tensor_value_info("y", FLOAT, [None] * 4)
-    dense = session([node, helper.make_node("Relu", ["c"], ["y"])], [x], y, constants, threads)
+    dense = session([node, helper.make_node("Relu", ["c"], ["y"])], [x], y, constants, options_for(threads, pin=pin))
     image = np.random.default_rng(1).normal(size=(batch, shape.inputs, shape.plane, shape.plane)).astype(np.float32)
     return lambda: dense.run(None, {"x": image})
 
@@ -113,9 +128,10 @@ def chosen(channels, density, block):
     return min(channels, -(-max(1, round(channels * density)) // block) * block)
 
 
-def fbs_run(shape, density, *, threads, batch, isa, block=1):
+def fbs_run(shape, density, *, threads, batch, isa, block=1, pin=False):
     """What runs the layer, and how many times fewer multiplications it takes."""
     rng = np.random.default_rng(0)
+    options = options_for(threads, pin=pin, native=True, isa=isa)
     live = shape.inputs if shape.inputs <= 4 else chosen(shape.inputs, density, block)  # images keep their channels
     x, index = reference.make_input(rng, live=live, channels=shape.inputs, batch=batch, size=(shape.plane, shape.plane))
     if block > 1 and live < shape.inputs:
@@ -134,9 +150,7 @@ def fbs_run(shape, density, *, threads, batch, isa, block=1):
             helper.make_tensor_value_info("X", FLOAT, x.shape),
             helper.make_tensor_value_info("I", TensorProto.INT64, index.shape),
         ]
-        native = session(
-            nodes, inputs, helper.make_tensor_value_info("Y", FLOAT, [None] * 4), constants, threads, native=True
-        )
+        native = session(nodes, inputs, helper.make_tensor_value_info("Y", FLOAT, [None] * 4), constants, options)
         return lambda: native.run(None, {"X": x, "I": index}), 1.0
     winners = chosen(shape.outputs, density, block)
     layer = reference.make_layer(
@@ -148,7 +162,7 @@ def fbs_run(shape, density, *, threads, batch, isa, block=1):
         strides=(shape.stride, shape.stride),
         winner_block=block,
     )
-    native = reference.open_session(reference.fbs_model(layer), isa, threads)
+    native = open_session(reference.fbs_model(layer), options)
     saved = shape.inputs * shape.outputs / (live * winners)
     return lambda: native.run(None, {"X": x, "I": index}), saved
 
@@ -201,7 +215,10 @@ def main():
     parser.add_argument("--isa", default="", help="instruction set; the best one here by default")
     parser.add_argument("--seconds", type=float, default=1.0, help="per cell")
     parser.add_argument("--only", default="", help="layers whose name contains this")
+    parser.add_argument("--pin", action="store_true", help="every thread to a processor of its own")
     options = parser.parse_args()
+    if options.pin:
+        os.sched_setaffinity(0, {0})
     densities = numbers(options.densities, float)
     print(f"| layer | threads | batch | dense ms | {' | '.join(f'{density:g}' for density in densities)} |")
     print("|---" * (4 + len(densities)) + "|")
@@ -211,9 +228,16 @@ def main():
                 cells, dense_ms = [], 0.0
                 for density in densities:
                     run, saved = fbs_run(
-                        shape, density, threads=threads, batch=batch, isa=options.isa, block=options.winner_block
+                        shape,
+                        density,
+                        threads=threads,
+                        batch=batch,
+                        isa=options.isa,
+                        block=options.winner_block,
+                        pin=options.pin,
                     )
-                    dense_ms, gain = compare(dense_run(shape, threads, batch), run, threads, options.seconds)
+                    dense = dense_run(shape, threads, batch, options.pin)
+                    dense_ms, gain = compare(dense, run, threads, options.seconds)
                     cells.append(f"{gain:.2f}× / {saved:.3g}× = {gain / saved:.2f}")
                 print(f"| {shape.name()} | {threads} | {batch} | {dense_ms:.3g} | {' | '.join(cells)} |", flush=True)
 
