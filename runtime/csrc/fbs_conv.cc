@@ -126,7 +126,7 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
   manner.by_outputs = int64_t{taps_} * outputs_ > geometry.input_height * geometry.input_width ||
                       geometry.num_tiles < 4 * manner.shares;
   const int32_t block = std::max(1, kBlockFloats / (kSegmentVectors * taps_ * lanes_));
-  if (geometry.pixels() <= kBlockPixels && channels > block) manner.block = block;
+  if (geometry.pixels() <= kBlockPixels && channels >= 2 * block) manner.block = block;
   manner.saliency_parts = saliency < kDividedSaliency ? 1 : std::min(threads, all_vectors_);
   return manner;
 }
