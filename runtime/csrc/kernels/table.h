@@ -55,11 +55,10 @@ struct Prefetch {
 };
 
 // y[p][o] = epilogue(sum over live channels c and taps t inside the input of x[q(p, t)][c] * w[o][t][c]).
-//   x [H][W][pitch], y [pixels][k]; any sizes; weights
-//   64-byte aligned, x and y aligned as floats. Weights lie as [vector][tap][channel][lanes] when
-//   channel_offsets is null, otherwise row (t, c) of a vector lies at channel_offsets[c] + t * tap_stride
-//   floats. raw stores bare sums, whole vectors, with row pitch k (a multiple of lanes); the epilogue is not
-//   read.
+//   x [H][W][pitch], y [pixels][k]; any sizes, channels up to pitch; weights aligned to vectors, x and y as
+//   floats. Weights lie as [vector][tap][channel][lanes] when channel_offsets is null, otherwise row (t, c)
+//   of a vector lies at channel_offsets[c] + t * tap_stride floats. raw stores bare sums, whole vectors, with
+//   row pitch k (a multiple of lanes); the epilogue is not read.
 // A call covers `num_vectors` (1 or 2) vectors of outputs from `first_vector`, whose weights start at `w`,
 // and the tiles [first_tile, last_tile).
 // With `sums`, several calls over all tiles share one sum, each with some of the channels: all but the first
