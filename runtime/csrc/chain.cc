@@ -53,10 +53,10 @@ void ChainLink::describe(const FirstReads& reads, size_t bytes) {
   chain().bytes += bytes;
 }
 
-ChainLink::Next ChainLink::enter(bool every_input) const {
+ChainLink::Next ChainLink::enter(const Manner& manner) const {
   const std::lock_guard<std::mutex> lock(chain().mutex);
   const auto before = chain().links.find(last_entered);
-  if (before != chain().links.end()) before->second->next_ = {reads_, every_input, true};
+  if (before != chain().links.end()) before->second->next_ = {reads_, manner, true};
   last_entered = id_;
   if (chain().bytes <= kNearBytes) return {};
   next_.weights_are_far = true;

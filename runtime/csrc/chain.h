@@ -15,10 +15,20 @@ struct FirstReads {
   int32_t inputs;
   const float* saliency_weight;  // [inputs][saliency_pitch]
   int32_t saliency_pitch;
-  const float* weight;  // `weight_sources` vectors, vector_stride apart, each [inputs][channel_stride]
-  int32_t weight_sources;
+  const float* weight;     // vectors, vector_stride apart, each [inputs][channel_stride]
+  int32_t weight_sources;  // how many of them come first
+  int32_t weight_vectors;  // of all outputs
   int64_t vector_stride;
   int32_t channel_stride;
+};
+
+// How a layer is run.
+struct Manner {
+  bool every_input = false;  // it reads every input
+  int saliency_parts = 1;    // stretches of the outputs that threads divide the predictor into
+  int shares = 1;            // and the convolution:
+  bool by_outputs = false;   // stretches of the outputs, or else of the tiles
+  int32_t block = 0;         // inputs whose weights are packed at a time; 0: all
 };
 
 // One layer's place among those that run.
@@ -32,15 +42,15 @@ class ChainLink {
   // To be called once, before the first enter(). `bytes`: of all the layer's weights.
   void describe(const FirstReads& reads, size_t bytes);
 
-  // What the layer that followed this one last time reads first, and whether it then read every input.
+  // What the layer that followed this one last time reads first, and how.
   struct Next {
     std::shared_ptr<const FirstReads> reads;  // null: nobody has followed yet, or weights are near
-    bool every_input = false;
+    Manner manner;
     bool weights_are_far = false;  // of all layers: too many for the caches
   };
 
   // Called when a run of this layer begins: it follows the layer that ran on this thread before.
-  Next enter(bool every_input) const;
+  Next enter(const Manner& manner) const;
 
  private:
   const int64_t id_;

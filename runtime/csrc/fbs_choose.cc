@@ -9,8 +9,8 @@ namespace compress {
 
 namespace {
 
-// Vectors of outputs that one thread of several computes of the predictor.
-constexpr int32_t kSaliencyVectors = 8;
+// Vectors read from which on several threads sum them up: mostly other threads have written them.
+constexpr int64_t kDividedSums = 4000;
 
 }  // namespace
 
@@ -27,33 +27,33 @@ void FbsConv::rank(const Work& work) const {
 }
 
 // Saliency, winners, and what the convolution needs to know of them.
-void FbsConv::choose(const float* x, const Geometry& geometry, const Work& work, int64_t* j,
-                     const Parallel& parallel) const {
-  const int64_t pixels = geometry.input_height * geometry.input_width;
+void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Parallel& parallel) const {
+  const int64_t pixels = work.geometry->input_height * work.geometry->input_width;
   const int64_t parts = (pixels + kSumPixels - 1) / kSumPixels;
-  const auto sum_part = [&](size_t part) {
-    const int64_t first = static_cast<int64_t>(part) * kSumPixels;
-    float* const copy = work.spread_input == nullptr ? nullptr : work.spread_input + first * work.pitch;
-    kernels_->abs_sums(x + first * work.channels, std::min(kSumPixels, pixels - first), work.channels,
-                       work.partial_sums + static_cast<int64_t>(part) * 4 * work.channels, copy, work.pitch);
-  };
-  const bool sums_are_large = pixels * work.channels / lanes_ >= kWorkPerThread;
-  (sums_are_large ? parallel : Parallel())(static_cast<size_t>(parts), sum_part);
+  const bool divided = pixels * work.channels / lanes_ >= kDividedSums;
+  const int64_t summers = divided ? std::min<int64_t>(parts, parallel.threads()) : 1;
+  parallel(static_cast<size_t>(summers), [&](size_t item) {
+    const auto i = static_cast<int64_t>(item);
+    for (int64_t part = parts * i / summers; part < parts * (i + 1) / summers; ++part) {
+      const int64_t first = part * kSumPixels;
+      float* const copy = work.spread_input == nullptr ? nullptr : work.spread_input + first * work.pitch;
+      kernels_->abs_sums(x + first * work.channels, std::min(kSumPixels, pixels - first), work.channels,
+                         work.partial_sums + part * 4 * work.channels, copy, work.pitch);
+    }
+  });
   for (int32_t c = 0; c < work.channels; ++c) {
     float sum = work.partial_sums[c];
     for (int64_t part = 1; part < parts; ++part) sum += work.partial_sums[part * 4 * work.channels + c];
     work.means[c] = sum / static_cast<float>(pixels);
   }
 
-  const int32_t padded = all_vectors_ * lanes_;
-  const bool saliency_is_large =
-      static_cast<int64_t>(work.channels) * all_vectors_ >= kWorkPerThread / 4 && parallel.threads() > 1;
-  const int32_t block = saliency_is_large ? kSaliencyVectors * lanes_ : padded;
-  parallel(static_cast<size_t>((padded + block - 1) / block), [&](size_t b) {
-    const auto first = static_cast<int32_t>(b) * block;
-    kernels_->saliency(work.means, work.live, work.channels, saliency_weight_.floats(), padded,
-                       saliency_bias_, spec_.saliency_slope, first, std::min(first + block, padded),
-                       work.saliency);
+  const int64_t blocks = work.manner.saliency_parts;
+  parallel(static_cast<size_t>(blocks), [&](size_t item) {
+    const auto i = static_cast<int64_t>(item);
+    const auto first = static_cast<int32_t>(all_vectors_ * i / blocks) * lanes_;
+    const auto last = static_cast<int32_t>(all_vectors_ * (i + 1) / blocks) * lanes_;
+    kernels_->saliency(work.means, work.live, work.channels, saliency_weight_.floats(), all_vectors_ * lanes_,
+                       saliency_bias_, spec_.saliency_slope, first, last, work.saliency);
   });
   if (spec_.normalize != 0) {
     double sum = 0.0;

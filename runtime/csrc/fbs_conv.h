@@ -13,6 +13,7 @@
 #include "layer.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "shares.h"
 #include "ways.h"
 
 namespace compress {
@@ -40,21 +41,33 @@ class FbsConv {
   std::shared_ptr<const Geometry> geometry(int64_t height, int64_t width) const;
   void rank(const Work& work) const;
   bool packs(const Geometry& geometry, int32_t channels) const;
+  Manner manner(const Geometry& geometry, int32_t channels, int threads) const;
   void run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry,
-                  const ChainLink::Next& next, float* y, int64_t* j, const Parallel& parallel) const;
-  void choose(const float* x, const Geometry& geometry, const Work& work, int64_t* j,
-              const Parallel& parallel) const;
-  void convolve(const float* x, const Geometry& geometry, const Work& work, float* y,
-                const Parallel& parallel) const;
-  void convolve_alone(ConvTask task, const Geometry& geometry, const Work& work) const;
-  void convolve_together(const ConvTask& task, const Geometry& geometry, const Work& work, int threads,
-                         const Parallel& parallel) const;
-  void pack_panel(const Work& work, int32_t panel, int32_t slot, int32_t begin, int32_t end) const;
-  bool lies_together(const Work& work, int32_t panel) const;
-  const float* panel_weights(const Work& work, int32_t panel, int32_t slot, ConvTask* task) const;
-  int32_t list_sources(const Work& work, int32_t panel) const;
-  int32_t list_next_saliency(const Work& work) const;
-  int32_t list_next_weights(const Work& work) const;
+                  const Manner& manner, const ChainLink::Next& next, float* y, int64_t* j,
+                  const Parallel& parallel) const;
+  void choose(const float* x, const Work& work, int64_t* j, const Parallel& parallel) const;
+
+  // Half two: fbs_convolve.cc.
+  void convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const;
+  void compute_share(const ConvTask& task, const Work& work, int32_t own) const;
+  void compute_segments(const ConvTask& task, const Work& work, int32_t own, int32_t share) const;
+  void compute_in_blocks(ConvTask task, const Work& work, int32_t own, int32_t number, bool last,
+                         float* slot) const;
+  void take_tiles(const ConvTask& task, const Work& work, int32_t share, const float* w, int32_t end) const;
+  void help(const ConvTask& task, const Work& work, int32_t share) const;
+
+  // Where a segment's weights are: fbs_pack.cc.
+  bool lies_together(const Work& work, const Segment& segment) const;
+  void pack(const Work& work, const Segment& segment, int32_t begin, int32_t end, float* packed) const;
+  const float* find_weights(const Work& work, const Segment& segment, const float* slot,
+                            ConvTask* task) const;
+
+  // Memory asked for early: fbs_ahead.cc.
+  void list_rows(const Work& work) const;
+  void ask_for_segment(const Work& work, const Segment& segment, int32_t begin, int32_t end, int32_t own,
+                       Prefetch* prefetch) const;
+  void ask_for_next_saliency(const Work& work, int32_t own, Prefetch* prefetch) const;
+  void ask_for_next_weights(const Work& work, int32_t own, int32_t used, Prefetch* prefetch) const;
 
   LayerSpec spec_;
   const KernelTable* kernels_;

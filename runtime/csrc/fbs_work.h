@@ -3,36 +3,47 @@
 #define COMPRESS_FBS_WORK_H_
 
 #include "fbs_conv.h"
+#include "shares.h"
 
 namespace compress {
 
-// Pixels per partial channel sum. Fixed, so that the saliency does not depend on the number of threads.
-inline constexpr int64_t kSumPixels = 512;
+// Squeezing one source vector of a weight row costs about this many vector multiply-adds.
+inline constexpr double kSqueezeCost = 1.5;
 
-// Vector multiply-adds below which another thread costs more than it brings: about 10 microseconds.
-inline constexpr int64_t kWorkPerThread = 40000;
+// Pixels per partial channel sum. Fixed, so that the saliency does not depend on the number of threads.
+inline constexpr int64_t kSumPixels = 128;
+
+// Vector multiply-adds below which another thread costs more than it brings: about 8 microseconds, where
+// handing work over takes 2 to 3.
+inline constexpr int64_t kWorkPerThread = 30000;
 
 // Lines asked for on behalf of the next layer, at most: half a megabyte, of a second cache level of one.
 inline constexpr int32_t kMostNextLines = 8192;
 
+// Vectors of outputs in a segment, at most.
+inline constexpr int32_t kSegmentVectors = 2;
+
 // The memory of one sample's call, carved out of one scratch buffer.
 struct FbsConv::Work {
+  const Geometry* geometry;
   int32_t channels;
   int32_t pitch;  // floats from pixel to pixel of what is convolved
   const int32_t* live;
-  bool pack;           // squeeze the winners' weights first, or compute by the weights as they are
-  bool stored;         // every output wins and every input is there: the weights are packed as they lie
-  bool all;            // compute every output and keep the winners
-  int32_t vectors;     // of outputs that are computed
-  int32_t pack_slots;  // vectors of packed weights that exist at a time
+  bool pack;        // squeeze the winners' weights first, or compute by the weights as they are
+  bool stored;      // every output wins and every input is there: the weights are packed as they lie
+  bool all;         // compute every output and keep the winners
+  int32_t vectors;  // of outputs that are computed
 
-  // Outputs are computed in panels: pairs of vectors, and one single where their number is odd.
-  int32_t panels() const { return (vectors + 1) / 2; }
-  int32_t width(int32_t panel) const { return vectors - 2 * panel < 2 ? 1 : 2; }
+  // How threads divide it.
+  Manner manner;
+  int32_t least_tiles;  // that a thread takes of a segment open to all
+  Share* shares;
+  Segment* segments;
 
-  const FirstReads* next;  // null: what the next layer reads is not known
-  bool next_reads_all;
-  bool weights_are_far;  // those of all layers are too many for the caches
+  // Memory to ask for early, see fbs_ahead.cc.
+  bool far;  // the weights of this layer come from far away
+  ChainLink::Next next;
+  int32_t max_sources;
 
   int32_t* live_memory;
   int32_t* channel_offsets;
@@ -47,13 +58,22 @@ struct FbsConv::Work {
   float* post;
   int32_t* first_step;
   SqueezeStep* steps;
-  float* packed;
-  int32_t* pieces_packed;  // of each panel, counted by several threads
+  float* packed;  // of all slots
+  int64_t slot_floats;
+  float* block_sums;  // of each share, where inputs come in blocks
+  int64_t block_sums_floats;
   float* sums;
   float* spread_input;
   int32_t* weight_rows;
-  const float** next_sources;
-  int32_t* next_lines;
+  const float** sources;  // max_sources for each share
+  int32_t* next_lines;    // kMostNextLines for each share
+
+  // Weights are packed for one segment at a time and thread; those of a share's last segment, from which
+  // other threads may read, have a place of their own.
+  int32_t num_slots() const { return manner.shares == 1 ? 1 : 2 * manner.shares; }
+  float* slot(int32_t share, bool last) const {
+    return packed + slot_floats * (manner.shares == 1 ? 0 : 2 * share + (last ? 1 : 0));
+  }
 };
 
 }  // namespace compress

@@ -31,13 +31,13 @@ std::vector<Span> spans(const Axis& axis, int64_t size) {
 }  // namespace
 
 int32_t Geometry::first_tile(int64_t part, int64_t parts) const {
-  if (part == parts) return num_tiles;
-  // Before or behind the tile in which the equal share ends, whichever is nearer.
-  const int64_t wanted = tap_pixels * part / parts;
-  const auto behind = std::lower_bound(tile_work.begin(), tile_work.end(), wanted);
+  return part == parts ? num_tiles : tile_near(tap_pixels * part / parts);
+}
+
+int32_t Geometry::tile_near(int64_t work) const {
+  const auto behind = std::lower_bound(tile_work.begin(), tile_work.end(), work);
   const auto tile = static_cast<int32_t>(behind - tile_work.begin());
-  const bool before_is_nearer =
-      tile > 0 && wanted - tile_work[static_cast<size_t>(tile - 1)] < *behind - wanted;
+  const bool before_is_nearer = tile > 0 && work - tile_work[static_cast<size_t>(tile - 1)] < *behind - work;
   return before_is_nearer ? tile - 1 : tile;
 }
 

@@ -34,6 +34,9 @@ struct Geometry {
   // The first tile of part `part` of `parts`, cut so that all parts have about the same work; parts may be
   // empty.
   int32_t first_tile(int64_t part, int64_t parts) const;
+  // Of the places between tiles the one nearest to so much work from the first tile on, up to tap_pixels: the
+  // tile behind it, num_tiles at the end.
+  int32_t tile_near(int64_t work) const;
 };
 
 // The geometry of a non-empty output, in tiles of at most `max_tile` pixels.

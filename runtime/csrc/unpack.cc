@@ -8,8 +8,8 @@ namespace compress {
 
 namespace {
 
-// Floats written per item of work: enough to pay for handing it to a thread.
-constexpr int64_t kItemFloats = 1 << 16;
+// Floats written from which on another thread is worth it.
+constexpr int64_t kFloatsPerThread = 1 << 13;
 
 }  // namespace
 
@@ -32,8 +32,9 @@ void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x
   const Scratch scratch(carve(nullptr));
   carve(scratch.data());
 
-  const int64_t item_pixels = std::max<int64_t>(1, kItemFloats / channels);
-  const int64_t items = (pixels + item_pixels - 1) / item_pixels;
+  // A band of pixels each: the one whose inputs are near, where the layer before was divided alike.
+  const int64_t wanted = std::min<int64_t>(parallel.threads(), pixels * channels / kFloatsPerThread);
+  const int64_t items = std::max<int64_t>(std::min(wanted, pixels), 1);
   for (int64_t n = 0; n < samples; ++n) {
     if (n == 0 || index.dims[0] != 1) {
       const int64_t* row = index.data + n * k;
@@ -47,8 +48,9 @@ void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x
       }
     }
     parallel(static_cast<size_t>(items), [&](size_t item) {
-      const int64_t first = static_cast<int64_t>(item) * item_pixels;
-      kernels.unpack(x.data + (n * pixels + first) * k, std::min(item_pixels, pixels - first), k,
+      const auto i = static_cast<int64_t>(item);
+      const int64_t first = pixels * i / items;
+      kernels.unpack(x.data + (n * pixels + first) * k, pixels * (i + 1) / items - first, k,
                      static_cast<int32_t>(channels), starts, counts, spread,
                      sum.z == nullptr ? nullptr : sum.z + (n * pixels + first) * channels, sum.lower,
                      y + (n * pixels + first) * channels);

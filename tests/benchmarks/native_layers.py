@@ -6,15 +6,23 @@
 A row is a layer, threads and batch; a column a density: at 0.5 half of the inputs are live and half of the outputs win,
 other channels for every sample. Each cell: speed-up / multiplications saved = quotient (1.00 is all of the gain; the
 predictor's work counts against it). With --winner-block 16 the winners, and the inputs that a layer before would leave,
-are whole blocks of neighbouring channels. The two sessions take turns run by run, so that a machine shared with others
-disturbs both alike; a time is the 5 % quantile of its runs, the second of each pair, so that what the other session
-left in the caches is gone. On one thread it is the thread's own processor time: others on the core do not count.
+are whole blocks of neighbouring channels.
+
+On one thread the two sessions take turns run by run, so that a machine shared with others disturbs both alike; a time
+is the 5 % quantile of its runs, the second of each pair, so that what the other session left in the caches is gone, in
+the thread's own processor time: others on the core do not count.
+
+On several threads they take turns round by round, with a pause before each: ONNX Runtime's threads wait for work busily
+for about 60 ms after a run, and those of the idle session would take the processors from the other's. A round's time is
+the median of its runs; the speed-up is the median over the rounds of the ratio of neighbouring ones. `--pin` gives
+every thread of both sessions a processor of its own: on a machine with other work the system moves threads otherwise.
 
 FBS leaves depthwise convolutions dense. Their row is what passing through one costs: packed planes are unpacked,
 brought into ONNX Runtime's layout, convolved and brought back, against the dense layer alone.
 """
 
 import argparse
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -30,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime" / "native"))
 import native_reference as reference
 
 FLOAT = TensorProto.FLOAT
+PAUSE_S, ROUND_S = 0.08, 0.04
 
 
 @dataclass(frozen=True)
@@ -80,23 +89,36 @@ def conv(shape):
     return constants, node
 
 
-def session(nodes, inputs, output, constants, threads, native=False):
+def options_for(threads, *, pin=False, native=False, isa=""):
+    """Session options; pinned, the caller is on processor 0 and the session's own threads are on those that follow."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    if pin and threads > 1:
+        affinities = ";".join(str(2 + number) for number in range(threads - 1))  # counted from 1
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+    if native:
+        options.add_session_config_entry("compress.isa", isa)
+        options.add_session_config_entry("compress.threads", str(threads))
+        options.register_custom_ops_library(str(runtime.library_path()))
+    return options
+
+
+def open_session(model, options):
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def session(nodes, inputs, output, constants, options):
     graph = helper.make_graph(nodes, "layer", inputs, [output], constants)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("compress", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    if native:
-        options.add_session_config_entry("compress.threads", str(threads))
-        options.register_custom_ops_library(str(runtime.library_path()))
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_session(model.SerializeToString(), options)
 
 
-def dense_run(shape, threads, batch):
+def dense_run(shape, threads, batch, pin=False):
     constants, node = conv(shape)
     x = helper.make_tensor_value_info("x", FLOAT, [batch, shape.inputs, shape.plane, shape.plane])
     y = helper.make_tensor_value_info("y", FLOAT, [None] * 4)
-    dense = session([node, helper.make_node("Relu", ["c"], ["y"])], [x], y, constants, threads)
+    dense = session([node, helper.make_node("Relu", ["c"], ["y"])], [x], y, constants, options_for(threads, pin=pin))
     image = np.random.default_rng(1).normal(size=(batch, shape.inputs, shape.plane, shape.plane)).astype(np.float32)
     return lambda: dense.run(None, {"x": image})
 
@@ -106,9 +128,10 @@ def chosen(channels, density, block):
     return min(channels, -(-max(1, round(channels * density)) // block) * block)
 
 
-def fbs_run(shape, density, *, threads, batch, isa, block=1):
+def fbs_run(shape, density, *, threads, batch, isa, block=1, pin=False):
     """What runs the layer, and how many times fewer multiplications it takes."""
     rng = np.random.default_rng(0)
+    options = options_for(threads, pin=pin, native=True, isa=isa)
     live = shape.inputs if shape.inputs <= 4 else chosen(shape.inputs, density, block)  # images keep their channels
     x, index = reference.make_input(rng, live=live, channels=shape.inputs, batch=batch, size=(shape.plane, shape.plane))
     if block > 1 and live < shape.inputs:
@@ -127,9 +150,7 @@ def fbs_run(shape, density, *, threads, batch, isa, block=1):
             helper.make_tensor_value_info("X", FLOAT, x.shape),
             helper.make_tensor_value_info("I", TensorProto.INT64, index.shape),
         ]
-        native = session(
-            nodes, inputs, helper.make_tensor_value_info("Y", FLOAT, [None] * 4), constants, threads, native=True
-        )
+        native = session(nodes, inputs, helper.make_tensor_value_info("Y", FLOAT, [None] * 4), constants, options)
         return lambda: native.run(None, {"X": x, "I": index}), 1.0
     winners = chosen(shape.outputs, density, block)
     layer = reference.make_layer(
@@ -141,22 +162,44 @@ def fbs_run(shape, density, *, threads, batch, isa, block=1):
         strides=(shape.stride, shape.stride),
         winner_block=block,
     )
-    native = reference.open_session(reference.fbs_model(layer), isa, threads)
+    native = open_session(reference.fbs_model(layer), options)
     saved = shape.inputs * shape.outputs / (live * winners)
     return lambda: native.run(None, {"X": x, "I": index}), saved
 
 
-def alternate(first, second, seconds, clock):
-    """5 % quantiles of both, in milliseconds."""
+def compare(dense, native, threads, seconds):
+    """Milliseconds of the dense layer, and how many times as fast the native one is."""
+    return (run_by_run if threads == 1 else round_by_round)(dense, native, seconds)
+
+
+def run_by_run(dense, native, seconds):
     times = ([], [])
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 20:
-        for run, taken in zip((first, second), times, strict=True):
+        for run, taken in zip((dense, native), times, strict=True):
             run()
-            start = clock()
+            start = time.thread_time()
             run()
-            taken.append(clock() - start)
-    return [1e3 * float(np.quantile(taken, 0.05)) for taken in times]
+            taken.append(time.thread_time() - start)
+    dense_s, native_s = (float(np.quantile(taken, 0.05)) for taken in times)
+    return 1e3 * dense_s, dense_s / native_s
+
+
+def round_by_round(dense, native, seconds):
+    times = ([], [])
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 5:
+        for run, medians in zip((dense, native), times, strict=True):
+            time.sleep(PAUSE_S)
+            for _ in range(3):
+                run()
+            taken, round_end = [], time.perf_counter() + ROUND_S
+            while time.perf_counter() < round_end or len(taken) < 5:
+                start = time.perf_counter()
+                run()
+                taken.append(time.perf_counter() - start)
+            medians.append(float(np.median(taken)))
+    return 1e3 * float(np.median(times[0])), float(np.median(np.divide(*times)))
 
 
 def numbers(text, kind):
@@ -172,21 +215,29 @@ def main():
     parser.add_argument("--isa", default="", help="instruction set; the best one here by default")
     parser.add_argument("--seconds", type=float, default=1.0, help="per cell")
     parser.add_argument("--only", default="", help="layers whose name contains this")
+    parser.add_argument("--pin", action="store_true", help="every thread to a processor of its own")
     options = parser.parse_args()
+    if options.pin:
+        os.sched_setaffinity(0, {0})
     densities = numbers(options.densities, float)
     print(f"| layer | threads | batch | dense ms | {' | '.join(f'{density:g}' for density in densities)} |")
     print("|---" * (4 + len(densities)) + "|")
     for shape in (shape for shape in SHAPES if options.only in shape.name()):
         for threads in numbers(options.threads, int):
-            clock = time.thread_time if threads == 1 else time.perf_counter
             for batch in numbers(options.batches, int):
                 cells, dense_ms = [], 0.0
                 for density in densities:
                     run, saved = fbs_run(
-                        shape, density, threads=threads, batch=batch, isa=options.isa, block=options.winner_block
+                        shape,
+                        density,
+                        threads=threads,
+                        batch=batch,
+                        isa=options.isa,
+                        block=options.winner_block,
+                        pin=options.pin,
                     )
-                    dense_ms, native_ms = alternate(dense_run(shape, threads, batch), run, options.seconds, clock)
-                    gain = dense_ms / native_ms
+                    dense = dense_run(shape, threads, batch, options.pin)
+                    dense_ms, gain = compare(dense, run, threads, options.seconds)
                     cells.append(f"{gain:.2f}× / {saved:.3g}× = {gain / saved:.2f}")
                 print(f"| {shape.name()} | {threads} | {batch} | {dense_ms:.3g} | {' | '.join(cells)} |", flush=True)
 

@@ -10,16 +10,20 @@ in MB, dense and native, with their quotient. With `--int8` also the dense netwo
 of random images): its median time and speed-up over dense float. Weights are untrained: which channels win then hardly
 depends on the image, how many does not. Each model runs in a process of its own, one at a time, rounds alternating.
 `--profile` adds where the native run's time goes: by op, and the slowest nodes. Files are exported once, into
-`--folder`, and used again.
+`--folder`, and used again. `--pin` is for a machine with other work: both networks in one process, every thread on a
+processor of its own, in turns as in native_layers.py; times are then medians over those turns.
 """
 
 import argparse
+import os
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+from native_layers import open_session, options_for, round_by_round
 from onnx import TensorProto, helper
 
 from compressor.pipeline.export import export_network
@@ -84,6 +88,26 @@ def show_profile(path, *, threads, isa):
         print(f"  {node.name:32} {node.op:12} {node.median_us:9.0f} us {node.share:6.1%}")
 
 
+def show_pinned(network, files, *, threads, batch, isa, seconds):
+    """One line: both times, the speed-up, multiplications saved and their quotient."""
+    image, runs, macs = None, [], []
+    os.sched_setaffinity(0, {0})
+    for path, native in zip(files, (False, True), strict=True):
+        session = open_session(str(path), options_for(threads, pin=True, native=native, isa=isa))
+        (entry,) = session.get_inputs()
+        if image is None:
+            image = np.random.default_rng(0).normal(size=(batch, *entry.shape[1:])).astype(np.float32)
+        runs.append(partial(session.run, None, {entry.name: image}))
+        macs.append(int(session.get_modelmeta().custom_metadata_map["compress.macs"]))
+    dense_ms, gain = round_by_round(*runs, seconds)
+    saved = macs[0] / macs[1]
+    print(
+        f"{network:24} {threads:7} {dense_ms:9.2f} {dense_ms / gain:10.2f}  {gain:.2f}x {saved:19.2f}x "
+        f"{gain / saved:9.2f}",
+        flush=True,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS))
@@ -95,6 +119,7 @@ def main():
     parser.add_argument("--min-time", type=float, default=0.4, help="seconds of a round, at least")
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one by default")
     parser.add_argument("--int8", action="store_true", help="also the dense network in int8")
+    parser.add_argument("--pin", action="store_true", help="every thread to a processor of its own")
     parser.add_argument("--profile", action="store_true", help="show where the native run's time goes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -106,9 +131,22 @@ def main():
         for network in options.networks.split(","):
             files = [exported(folder, network, density) for density in (None, options.density)]
             files += [exported_int8(folder, network)] if options.int8 else []
+            threads = [int(number) for number in options.threads.split(",")]
+            if options.pin:
+                for number in threads:
+                    seconds = options.rounds * options.min_time
+                    show_pinned(
+                        network,
+                        files[:2],
+                        threads=number,
+                        batch=options.batch,
+                        isa=options.isa or "",
+                        seconds=seconds,
+                    )
+                continue
             results = benchmark(
                 files,
-                threads=[int(number) for number in options.threads.split(",")],
+                threads=threads,
                 batch=options.batch,
                 runs=3,
                 rounds=options.rounds,

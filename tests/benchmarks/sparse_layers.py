@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime" / "native"))
 sys.path.insert(0, str(Path(__file__).parent))
 import native_reference as reference
-from native_layers import alternate, dense_session
+from native_layers import Shape, compare, dense_run
 from sparse_reference import make_sparse, sparse_model, strided_mask
 
 
@@ -27,10 +27,10 @@ def measure(channels, outputs, plane, kernel, *, stride=2, threads=1, isa="", se
     mask = strided_mask(rng, channels, (kernel, kernel), stride)
     layer = make_sparse(rng, channels=channels, outputs=outputs, kernel=(kernel, kernel), mask=mask, lower=0.0)
     native = reference.open_session(sparse_model(layer, shape=(1, channels, plane, plane)), isa, threads)
-    dense = dense_session(rng, channels, outputs, plane, kernel, 1, threads)
+    dense = dense_run(Shape(channels, outputs, plane, kernel), threads, 1)
     image = {"X": rng.normal(size=(1, channels, plane, plane)).astype(np.float32)}
-    times = alternate(lambda: dense.run(None, image), lambda: native.run(None, image), seconds)
-    return *times, mask.size / mask.sum()
+    dense_ms, gain = compare(dense, lambda: native.run(None, image), threads, seconds)
+    return dense_ms, dense_ms / gain, mask.size / mask.sum()
 
 
 def main():

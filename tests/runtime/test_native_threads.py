@@ -13,6 +13,7 @@ import runtime
 # Large enough that the work is split; few winners, so that the weights are packed.
 LAYERS = {
     "3x3": {"channels": 48, "outputs": 96, "winners": 41, "size": (20, 20), "live": 30},
+    "large planes": {"channels": 16, "outputs": 72, "winners": 57, "size": (40, 40), "live": 11},
     "all win": {"channels": 48, "outputs": 80, "winners": 80, "size": (20, 20), "live": 48},
     "few pixels": {"channels": 256, "outputs": 256, "winners": 200, "size": (2, 2), "live": 200},
     "1x1": {"channels": 128, "outputs": 512, "winners": 100, "size": (24, 24), "live": 90, "kernel": (1, 1)},
@@ -33,7 +34,7 @@ def prepared(name, batch=1):
 def test_the_number_of_threads_changes_no_bit(name, isa):
     model, feeds = prepared(name)
     expected = reference.open_session(model, isa, 1).run(None, feeds)
-    for threads in (2, 3):
+    for threads in (2, 3, 5):
         for got, want in zip(reference.open_session(model, isa, threads).run(None, feeds), expected, strict=True):
             np.testing.assert_array_equal(got, want)
 

@@ -17,11 +17,15 @@ struct Tile {
   const float* x[kMaxTile];  // each pixel's input at the region's first valid tap, first channel
   float* y[kMaxTile];        // each pixel's output, first lane of the first vector
   const float* w;            // first vector's weights
+  float* sums;               // of ConvTask's sums this tile's
 };
 
 // Few sums in flight cannot hide the latency of a fused multiply-add, so a small tile spreads its rows over
-// several.
-constexpr int num_partial_sums(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
+// as many as registers hold. The same for one vector and for two: an output's bits do not depend on which
+// others are computed with it.
+constexpr int num_partial_sums(int pixels) {
+  return 4 * pixels <= kMaxTile ? 4 : 2 * pixels <= kMaxTile ? 2 : 1;
+}
 
 template <int kVectors>
 inline void add_epilogue(Vec* sums, const compress::Epilogue& epilogue, int first_output) {
@@ -72,23 +76,25 @@ inline __attribute__((always_inline)) void add_row(const float* const* x, int64_
 inline const int32_t* next_lines(compress::Prefetch* prefetch, int64_t count, const float** source,
                                  int64_t* found) {
   *found = 0;
-  if (prefetch == nullptr) return nullptr;
-  if (prefetch->row == prefetch->num_rows) {
-    prefetch->row = 0;
-    ++prefetch->source;
+  for (; prefetch != nullptr; prefetch = prefetch->then) {
+    if (prefetch->row == prefetch->num_rows) {
+      prefetch->row = 0;
+      ++prefetch->source;
+    }
+    if (prefetch->source >= prefetch->num_sources) continue;
+    const int64_t left = prefetch->num_rows - prefetch->row;
+    *found = count < left ? count : left;
+    *source = prefetch->sources[prefetch->source];
+    const int32_t* lines = prefetch->rows + prefetch->row;
+    prefetch->row += static_cast<int32_t>(*found);
+    return lines;
   }
-  if (prefetch->source >= prefetch->num_sources) return nullptr;
-  const int64_t left = prefetch->num_rows - prefetch->row;
-  *found = count < left ? count : left;
-  *source = prefetch->sources[prefetch->source];
-  const int32_t* lines = prefetch->rows + prefetch->row;
-  prefetch->row += static_cast<int32_t>(*found);
-  return lines;
+  return nullptr;
 }
 
 template <int kVectors, int kPixels, bool kListed>
 void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int first_output) {
-  constexpr int kPartial = num_partial_sums(kVectors * kPixels);
+  constexpr int kPartial = num_partial_sums(kPixels);
   Vec sums[kPartial][kPixels][kVectors];
 #pragma GCC unroll 4
   for (int s = 0; s < kPartial; ++s)
@@ -96,6 +102,12 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
     for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sums[s][p][v] = zero();
+  if (tile.sums != nullptr && !task.begins) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[0][p][v] = load(tile.sums + (p * kVectors + v) * kLanes);
+  }
 
   const float* x[kPixels];
 #pragma GCC unroll 16
@@ -120,24 +132,31 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
       }
     } else {
       const float* row = tile.w + static_cast<int64_t>(run.tap) * task.channels * kLanes;
-      const int64_t end = offset + static_cast<int64_t>(run.taps) * task.channels;
-      if constexpr (kPartial == 1) {
+      // Taps lie side by side where pixels do.
+      const bool whole = task.channels == task.pitch;
+      const int64_t length = static_cast<int64_t>(whole ? run.taps : 1) * task.channels;
+      for (int t = whole ? run.taps - 1 : 0; t < run.taps; ++t, offset += task.pitch - task.channels) {
+        const int64_t end = offset + length;
         const float* source = nullptr;
         int64_t found;
-        const int32_t* lines = next_lines(task.prefetch, end - offset, &source, &found);
-        for (const int64_t behind = offset + found; offset < behind; ++offset, row += kLanes, ++lines) {
-          __builtin_prefetch(source + *lines, 0, 2);
-          add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
-        }
-      }
-      for (; offset + kPartial <= end; offset += kPartial) {
+        const int32_t* lines = next_lines(task.prefetch, length, &source, &found);
+        for (const int64_t behind = offset + found; offset + kPartial <= behind; offset += kPartial) {
 #pragma GCC unroll 4
-        for (int s = 0; s < kPartial; ++s)
-          add_row<kVectors, kPixels>(x, offset + s, row + s * kLanes, vector_stride, sums[s]);
-        row += kPartial * kLanes;
+          for (int s = 0; s < kPartial; ++s) {
+            __builtin_prefetch(source + *lines++, 0, 2);
+            add_row<kVectors, kPixels>(x, offset + s, row + s * kLanes, vector_stride, sums[s]);
+          }
+          row += kPartial * kLanes;
+        }
+        for (; offset + kPartial <= end; offset += kPartial) {
+#pragma GCC unroll 4
+          for (int s = 0; s < kPartial; ++s)
+            add_row<kVectors, kPixels>(x, offset + s, row + s * kLanes, vector_stride, sums[s]);
+          row += kPartial * kLanes;
+        }
+        for (; offset < end; ++offset, row += kLanes)
+          add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
       }
-      for (; offset < end; ++offset, row += kLanes)
-        add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
     }
   }
 #pragma GCC unroll 4
@@ -146,7 +165,14 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
     for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sums[0][p][v] = add(sums[0][p][v], sums[s][p][v]);
-  store_tile<kVectors, kPixels>(task, tile, first_output, sums[0]);
+  if (tile.sums == nullptr || task.ends) {
+    store_tile<kVectors, kPixels>(task, tile, first_output, sums[0]);
+    return;
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store(tile.sums + (p * kVectors + v) * kLanes, sums[0][p][v]);
 }
 
 using TileFunction = void (*)(const ConvTask&, const Region&, const Tile&, int);
@@ -178,6 +204,9 @@ void conv(const ConvTask& task, const float* w, int first_vector, int num_vector
     for (; t < end; ++t) {
       const int first = static_cast<int>(static_cast<int64_t>(region.pixels) * t / region.tiles);
       const int last = static_cast<int>(static_cast<int64_t>(region.pixels) * (t + 1) / region.tiles);
+      tile.sums = task.sums == nullptr
+                      ? nullptr
+                      : task.sums + static_cast<int64_t>(region.first_tile + t) * 2 * kLanes * kMaxTile;
       int row = first / region.width;
       int column = first % region.width;
       for (int p = 0; p < last - first; ++p) {

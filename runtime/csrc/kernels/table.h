@@ -43,24 +43,27 @@ struct Epilogue {
 };
 
 // Memory to ask for while computing, so that it is near when it is read: line rows[i] floats behind
-// sources[s], for every i and s. The cursor moves on from call to call; what a call does not get to is left
-// out.
+// sources[s], for every i and s, and then what `then` names. The cursor moves on from call to call; what a
+// call does not get to is left out.
 struct Prefetch {
   const float* const* sources;
   int32_t num_sources;
   const int32_t* rows;
   int32_t num_rows;
   int32_t source, row;  // cursor
+  Prefetch* then;       // null: nothing
 };
 
 // y[p][o] = epilogue(sum over live channels c and taps t inside the input of x[q(p, t)][c] * w[o][t][c]).
-//   x [H][W][pitch], y [pixels][k]; any sizes, pitch == channels unless the kernel has one tap; weights
-//   64-byte aligned, x and y aligned as floats. Weights lie as [vector][tap][channel][lanes] when
-//   channel_offsets is null, otherwise row (t, c) of a vector lies at channel_offsets[c] + t * tap_stride
-//   floats. raw stores bare sums, whole vectors, with row pitch k (a multiple of lanes); the epilogue is not
-//   read.
+//   x [H][W][pitch], y [pixels][k]; any sizes, channels up to pitch; weights aligned to vectors, x and y as
+//   floats. Weights lie as [vector][tap][channel][lanes] when channel_offsets is null, otherwise row (t, c)
+//   of a vector lies at channel_offsets[c] + t * tap_stride floats. raw stores bare sums, whole vectors, with
+//   row pitch k (a multiple of lanes); the epilogue is not read.
 // A call covers `num_vectors` (1 or 2) vectors of outputs from `first_vector`, whose weights start at `w`,
 // and the tiles [first_tile, last_tile).
+// With `sums`, several calls over all tiles share one sum, each with some of the channels: all but the first
+// (`begins`) go on with what is in `sums`, and only the last (`ends`) writes y. sums: tile_floats() floats
+// for each tile, aligned to vectors.
 struct ConvTask {
   const float* x;
   float* y;
@@ -78,6 +81,8 @@ struct ConvTask {
   int32_t input_step_y;  // and from one output row to the next
   int32_t output_width;
   Prefetch* prefetch;  // null: nothing to ask for
+  float* sums;         // null: one call adds up everything
+  bool begins, ends;
 };
 
 // One part of an output vector: lane i takes lane lanes[i] of vector `source`, or keeps what it has where
@@ -156,6 +161,9 @@ struct KernelTable {
   const char* name;
   int32_t lanes;     // floats per vector
   int32_t max_tile;  // most pixels per tile
+
+  // Of ConvTask's sums.
+  int32_t tile_floats() const { return 2 * lanes * max_tile; }
 
   void (*conv)(const ConvTask& task, const float* w, int first_vector, int num_vectors, int first_tile,
                int last_tile);

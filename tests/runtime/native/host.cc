@@ -23,6 +23,7 @@
 #include "linear.h"
 #include "parallel.h"
 #include "select.h"
+#include "shares.h"
 #include "unpack.h"
 
 namespace {
@@ -298,43 +299,92 @@ void run_in_turn(Random& random) {
   for (const Shape& shape : shapes) cases.push_back(shaped_case(shape, random));
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
-    const auto result = [&](const FbsConv& layer, const Case& c) {
+    const auto result = [&](const FbsConv& layer, const Case& c, bool threaded) {
       const int64_t pixels = c.x_dims[1] * c.x_dims[2];
       std::vector<float> y(static_cast<size_t>(pixels * c.spec.winners));
       std::vector<int64_t> j(static_cast<size_t>(c.spec.winners));
-      layer.run(c.input(), c.places(), y.data(), j.data(), Parallel());
+      layer.run(c.input(), c.places(), y.data(), j.data(),
+                threaded ? Parallel(3, run_on_threads, nullptr) : Parallel());
       return y;
     };
     const FbsConv large_layer(large.spec, isa->kernels);
     std::vector<std::vector<float>> expected;
     std::vector<std::unique_ptr<FbsConv>> layers;
     for (const Case& c : cases) {
-      expected.push_back(result(FbsConv(c.spec, isa->kernels), c));
+      expected.push_back(result(FbsConv(c.spec, isa->kernels), c, false));
       layers.push_back(std::make_unique<FbsConv>(c.spec, isa->kernels));
     }
     for (int turn = 0; turn < 40; ++turn) {
       const auto which = static_cast<size_t>(random.integer(0, 2));
       if (random.chance(0.2)) layers[which] = std::make_unique<FbsConv>(cases[which].spec, isa->kernels);
-      expect(result(*layers[which], cases[which]) == expected[which],
+      expect(result(*layers[which], cases[which], random.chance(0.5)) == expected[which],
              std::string(isa->name) + ": a layer depends on those before it");
     }
   }
 }
 
+// Shares cover every vector on every tile once, in segments of up to two vectors, and are of about equal
+// work.
+void check_division(Random& random, const std::string& number) {
+  const auto axis = [&] {
+    return compress::Axis{random.integer(1, 5), random.integer(1, 2), 1, random.integer(0, 2),
+                          random.integer(0, 2)};
+  };
+  const compress::Geometry geometry =
+      make_geometry(axis(), axis(), random.integer(5, 40), random.integer(5, 40),
+                    static_cast<int32_t>(random.one_of({6, 14})));
+  compress::Division division = {&geometry, static_cast<int32_t>(random.integer(1, 20)),
+                                 static_cast<int32_t>(random.integer(1, 9)), random.chance(0.5),
+                                 random.chance(0.3) ? 0 : random.integer(0, geometry.tap_pixels)};
+  std::vector<compress::Share> shares(static_cast<size_t>(division.shares));
+  std::vector<compress::Segment> segments(
+      static_cast<size_t>(compress::max_segments(division.vectors, division.shares)));
+  divide(division, shares.data(), segments.data());
+  std::vector<int> covered(static_cast<size_t>(division.vectors * geometry.num_tiles));
+  int64_t largest_tile = 0;
+  for (size_t t = 0; t + 1 < geometry.tile_work.size(); ++t) {
+    largest_tile = std::max(largest_tile, geometry.tile_work[t + 1] - geometry.tile_work[t]);
+  }
+  int32_t end = 0;
+  for (const compress::Share& share : shares) {
+    expect(share.first == end && share.next == end && share.open == 0, number + ": shares leave a gap");
+    end = share.last;
+    int64_t work = 0;
+    for (int32_t s = share.first; s < share.last; ++s) {
+      const compress::Segment& segment = segments[static_cast<size_t>(s)];
+      expect(segment.width == 1 || segment.width == 2, number + ": a segment of other than 1 or 2 vectors");
+      for (int32_t v = segment.vector; v < segment.vector + segment.width; ++v) {
+        for (int32_t t = segment.first_tile; t < segment.last_tile; ++t) {
+          ++covered.at(static_cast<size_t>(v * geometry.num_tiles + t));
+          work += geometry.tile_work[static_cast<size_t>(t) + 1] - geometry.tile_work[static_cast<size_t>(t)];
+        }
+      }
+      if (s + 1 == share.last) expect(share.next_tile == segment.first_tile, number + ": wrong first tile");
+    }
+    const int64_t margin = division.by_outputs
+                               ? 2 * std::min(division.pack_pixels, geometry.tap_pixels) + 4 * largest_tile
+                               : division.vectors * largest_tile;
+    expect(work <= division.vectors * geometry.tap_pixels / division.shares + margin + 1,
+           number + ": a share is too large");
+  }
+  expect(std::all_of(covered.begin(), covered.end(), [](int count) { return count == 1; }),
+         number + ": shares do not cover the work once");
+}
+
 // Eight threads in one layer at a time, with inputs of two sizes: what the layer remembers of a size changes
 // under their hands.
-void run_concurrently(Random& random) {
+void run_concurrently(const Shape& shape, Random& random) {
   constexpr size_t kThreads = 8;
   constexpr int kRounds = 6;
-  const Case large = shaped_case({33, 17, 14, 15, 3, 1, 1}, random);
+  const Case large = shaped_case(shape, random);
   Case small = large;  // its left half; the layer's weights stay those of `large`
-  small.x_dims[2] = 7;
-  small.x.resize(static_cast<size_t>(14 * 7 * small.x_dims[3]));
+  small.x_dims[2] = shape.width / 2;
+  small.x.resize(static_cast<size_t>(shape.height * small.x_dims[2] * small.x_dims[3]));
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
     const FbsConv layer(large.spec, isa->kernels);
     const auto result = [&](const Case& c, bool threaded) {
-      std::vector<float> y(static_cast<size_t>(14 * c.x_dims[2] * c.spec.winners));
+      std::vector<float> y(static_cast<size_t>(shape.height * c.x_dims[2] * c.spec.winners));
       std::vector<int64_t> j(static_cast<size_t>(c.spec.winners));
       layer.run(c.input(), c.places(), y.data(), j.data(),
                 threaded ? Parallel(3, run_on_threads, nullptr) : Parallel());
@@ -497,6 +547,9 @@ void run_linear(Random& random, const std::string& number) {
   }
 }
 
+// More outputs than pixels, which threads divide by outputs, and the other way round.
+constexpr Shape kConcurrent[] = {{33, 17, 14, 15, 3, 1, 1}, {17, 5, 40, 30, 3, 1, 1}};
+
 // " avx2 generic"
 std::string isa_names() {
   std::string names;
@@ -511,7 +564,7 @@ std::string isa_names() {
 int main(int argc, char** argv) {
   if (argc > 1 && std::string(argv[1]) == "threads") {
     Random random(1);
-    run_concurrently(random);
+    for (const Shape& shape : kConcurrent) run_concurrently(shape, random);
     std::printf("threads are right:%s\n", isa_names().c_str());
     return 0;
   }
@@ -522,7 +575,7 @@ int main(int argc, char** argv) {
     run_case(shaped_case(shapes[i], random), "shape " + std::to_string(i));
   }
   run_in_turn(random);
-  run_concurrently(random);
+  for (const Shape& shape : kConcurrent) run_concurrently(shape, random);
   for (int i = 0; i < cases; ++i) {
     const std::string number = "case " + std::to_string(i);
     const Case c = random_case(random);
@@ -531,6 +584,7 @@ int main(int argc, char** argv) {
     for (int k = 0; k < 4; ++k) run_damaged(c, random);
     run_unpack(random, number);
     run_linear(random, number);
+    for (int k = 0; k < 10; ++k) check_division(random, number);
   }
   std::printf("%zu shapes and %d random cases are right:%s\n", shapes.size(), cases, isa_names().c_str());
   return 0;

@@ -1,0 +1,94 @@
+// What FbsConv asks memory for before it is read: the weights that a thread's next segment is packed from,
+// and what the thread will read first of the next layer.
+#include <algorithm>
+
+#include "fbs_conv.h"
+#include "fbs_work.h"
+
+namespace compress {
+
+namespace {
+
+constexpr int32_t kLineFloats = 16;
+
+// Number `part` of `parts` about equal stretches of [0, size).
+struct Stretch {
+  Stretch(int32_t size, int64_t part, int64_t parts)
+      : begin(static_cast<int32_t>(size * part / parts)),
+        end(static_cast<int32_t>(size * (part + 1) / parts)) {}
+  int32_t begin, end;
+};
+
+}  // namespace
+
+// The rows of a vector of weights that the inputs select, for every segment.
+void FbsConv::list_rows(const Work& work) const {
+  for (int32_t c = 0, r = 0; c < work.channels; ++c) {
+    for (int32_t t = 0; t < taps_; ++t) work.weight_rows[r++] = work.channel_offsets[c] + t * tap_stride_;
+  }
+}
+
+// The vectors that a segment is packed from, each once, or consists of: inputs [begin, end).
+void FbsConv::ask_for_segment(const Work& work, const Segment& segment, int32_t begin, int32_t end,
+                              int32_t own, Prefetch* prefetch) const {
+  const float** const sources = work.sources + int64_t{own} * work.max_sources;
+  int32_t count = 0;
+  if (work.stored) {
+    for (; count < segment.width; ++count) {
+      sources[count] = weight_.floats() + (segment.vector + count) * vector_stride_;
+    }
+  } else {
+    const int32_t* const steps = work.first_step + segment.vector;
+    for (int32_t i = steps[0]; i < steps[segment.width]; ++i) {
+      const float* const source = weight_.floats() + work.steps[i].source * vector_stride_;
+      if (count == 0 || sources[count - 1] != source) sources[count++] = source;
+    }
+  }
+  *prefetch = {sources, count, work.weight_rows + begin * taps_, (end - begin) * taps_, 0, 0, prefetch->then};
+}
+
+// The lines of the next layer's predictor that its inputs select, as far as they are known.
+void FbsConv::ask_for_next_saliency(const Work& work, int32_t own, Prefetch* prefetch) const {
+  const FirstReads& next = *work.next.reads;
+  const Manner& manner = work.next.manner;
+  *prefetch = {};
+  if (own >= manner.saliency_parts) return;
+  const bool all = manner.every_input || next.inputs != outputs_;
+  const int32_t rows = all ? next.inputs : winners_;
+  const Stretch part(next.saliency_pitch, own, manner.saliency_parts);
+  int32_t* const lines = work.next_lines + int64_t{own} * kMostNextLines;
+  int32_t count = 0;
+  for (int32_t i = 0; i < rows && count < kMostNextLines; ++i) {
+    const int32_t row = (all ? i : work.winners[i]) * next.saliency_pitch;
+    for (int32_t o = part.begin; o < part.end && count < kMostNextLines; o += kLineFloats) {
+      lines[count++] = row + o;
+    }
+  }
+  *prefetch = {&next.saliency_weight, 1, lines, count, 0, 0, nullptr};
+}
+
+// The same for the weights that it packs first. `used`: lines that the predictor's list holds.
+void FbsConv::ask_for_next_weights(const Work& work, int32_t own, int32_t used, Prefetch* prefetch) const {
+  const FirstReads& next = *work.next.reads;
+  const Manner& manner = work.next.manner;
+  *prefetch = {};
+  if (own >= manner.shares) return;
+  const bool all = manner.every_input || next.inputs != outputs_;
+  const int32_t every = all ? next.inputs : winners_;
+  const int32_t rows = manner.block > 0 ? std::min(every, 2 * manner.block) : every;
+  const int32_t begin = manner.by_outputs ? Stretch(next.weight_vectors, own, manner.shares).begin : 0;
+  const int32_t end = std::min(begin + next.weight_sources, next.weight_vectors);
+  int32_t* const lines = work.next_lines + int64_t{own} * kMostNextLines + used;
+  int32_t count = 0;
+  for (int32_t v = begin; v < end; ++v) {
+    for (int32_t i = 0; i < rows && used + count < kMostNextLines; ++i) {
+      const int64_t row = v * next.vector_stride + int64_t{all ? i : work.winners[i]} * next.channel_stride;
+      for (int32_t o = 0; o < next.channel_stride && used + count < kMostNextLines; o += kLineFloats) {
+        lines[count++] = static_cast<int32_t>(row + o);
+      }
+    }
+  }
+  *prefetch = {&next.weight, 1, lines, count, 0, 0, nullptr};
+}
+
+}  // namespace compress

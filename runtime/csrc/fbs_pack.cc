@@ -1,0 +1,68 @@
+// Where FbsConv finds the weights of a segment: stored, or squeezed together for this input.
+#include <algorithm>
+
+#include "fbs_conv.h"
+#include "fbs_work.h"
+
+namespace compress {
+
+namespace {
+
+// Rows of weights packed for one vector before the next vector's turn: what they read stays in the first
+// cache level.
+constexpr int32_t kPackRows = 64;
+
+}  // namespace
+
+// Channels [begin, end), a few of one vector, then of the other, so that both read the source vector they
+// share while it is near. The vectors lie one behind the other.
+void FbsConv::pack(const Work& work, const Segment& segment, int32_t begin, int32_t end,
+                   float* packed) const {
+  PackTask task = {};
+  task.w = weight_.floats();
+  task.vector_stride = vector_stride_;
+  task.channel_stride = channel_stride_;
+  task.tap_stride = tap_stride_;
+  task.live = work.live + begin;
+  task.channels = end - begin;
+  task.taps = taps_;
+  const int32_t rows = std::max(1, kPackRows / taps_);
+  for (int32_t first = 0; first < task.channels; first += rows) {
+    for (int32_t v = 0; v < segment.width; ++v) {
+      const int32_t* const steps = work.first_step + segment.vector + v;
+      task.steps = work.steps + steps[0];
+      task.num_steps = steps[1] - steps[0];
+      task.out = packed + int64_t{v} * taps_ * task.channels * lanes_;
+      kernels_->pack(task, first, std::min(first + rows, task.channels));
+    }
+  }
+}
+
+// True where a segment's winners are whole vectors of channels, as those that always win are when they lie
+// first.
+bool FbsConv::lies_together(const Work& work, const Segment& segment) const {
+  const int32_t* const steps = work.first_step + segment.vector;
+  for (int32_t v = 0; v < segment.width; ++v) {
+    if (steps[v + 1] - steps[v] != 1) return false;
+    const int32_t* const lanes = work.steps[steps[v]].lanes;
+    const int32_t winners = std::min(lanes_, winners_ - (segment.vector + v) * lanes_);
+    for (int32_t i = 0; i < winners; ++i) {
+      if (lanes[i] != i) return false;
+    }
+  }
+  return true;
+}
+
+// Where a segment's weights are: stored, or packed in `slot`. Changes `task` to read them there.
+// What a stored vector holds beyond the last winner is computed and not kept.
+const float* FbsConv::find_weights(const Work& work, const Segment& segment, const float* slot,
+                                   ConvTask* task) const {
+  if (!work.pack) return weight_.floats() + segment.vector * vector_stride_;
+  if (!lies_together(work, segment)) return slot;
+  const SqueezeStep* const steps = work.steps + work.first_step[segment.vector];
+  task->vector_stride = segment.width == 2 ? (steps[1].source - steps[0].source) * vector_stride_ : 0;
+  task->channel_offsets = work.channel_offsets;
+  return weight_.floats() + steps[0].source * vector_stride_;
+}
+
+}  // namespace compress
