@@ -4,8 +4,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <mutex>
 
 #include "chain.h"
 #include "geometry.h"
@@ -37,8 +35,6 @@ class FbsConv {
  private:
   struct Work;
 
-  std::shared_ptr<const Geometry> geometry(int64_t height, int64_t width) const;
-  void rank(const Work& work) const;
   bool packs(const Geometry& geometry, int32_t channels) const;
   void run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry,
                   const ChainLink::Next& next, float* y, int64_t* j, const Parallel& parallel) const;
@@ -76,8 +72,7 @@ class FbsConv {
 
   ChainLink link_;
   mutable std::atomic<Way> way_ = Way::kNone;
-  mutable std::mutex mutex_;
-  mutable std::shared_ptr<const Geometry> geometry_;  // of the last input size seen
+  mutable LastGeometry geometry_;
 };
 
 }  // namespace compress
