@@ -93,7 +93,8 @@ def ranges_of(path: Path, settings: Int8Settings, ops: Sequence[str]) -> dict[st
             if start == 0 or len(images) == step:
                 calibrator.collect_data(Reader(value, images))
         found = calibrator.compute_data()
-    return {name: tuple(float(np.asarray(end).item()) for end in data.range_value) for name, data in found.items()}
+    ends = {name: [float(np.asarray(end).item()) for end in data.range_value] for name, data in found.items()}
+    return {name: (low, high) for name, (low, high) in ends.items()}
 
 
 class Reader:

@@ -115,7 +115,7 @@ class _Rewriting:
         y = self._as_bytes(node.output[0])
         weight, steps = self._weight(node.input[2])
         attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        scales = {"x_step": x.step, "x_zero": x.zero, "y_step": y.step, "y_zero": y.zero}
+        attributes |= {"x_step": x.step, "x_zero": x.zero, "y_step": y.step, "y_zero": y.zero}
         self._nodes.append(
             helper.make_node(
                 opset.FBS_CONV_INT8.name,
@@ -124,7 +124,6 @@ class _Rewriting:
                 name=node.name,
                 domain=opset.DOMAIN,
                 **attributes,
-                **scales,
             )
         )
         self._bytes[node.output[0]] = y

@@ -1,10 +1,12 @@
 #include "int8_conv.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 
 #include "select.h"
+#include "wait.h"
 
 namespace compress {
 
@@ -21,10 +23,30 @@ constexpr int64_t kSumPixels = int64_t{1} << 23;
 
 int32_t groups_of(int32_t channels) { return (channels + kGroup - 1) / kGroup; }
 
+// Copies pixels so that each has whole groups of channels. What follows a pixel's channels is multiplied by
+// weights of 0, so it may be the next pixel's.
+void spread(const uint8_t* x, int64_t pixels, int32_t channels, uint8_t* to) {
+  const int64_t pitch = int64_t{groups_of(channels)} * kGroup;
+  const int64_t whole = std::max<int64_t>(0, pixels - kGroup);  // of which so much may be read
+  if (pitch == kGroup) {
+    for (int64_t p = 0; p < whole; ++p) std::memcpy(to + p * kGroup, x + p * channels, kGroup);
+  } else {
+    for (int64_t p = 0; p < whole; ++p)
+      std::memcpy(to + p * pitch, x + p * channels, static_cast<size_t>(pitch));
+  }
+  for (int64_t p = whole; p < pixels; ++p) {
+    std::memset(to + (p + 1) * pitch - kGroup, 0, kGroup);
+    std::memcpy(to + p * pitch, x + p * channels, static_cast<size_t>(channels));
+  }
+}
+
+// From so many bytes of weights on, they are asked for before they are packed.
+constexpr int64_t kFarWeights = int64_t{1} << 18;
+
 }  // namespace
 
 struct FbsConvInt8::Work {
-  int32_t channels, groups;
+  int32_t channels, groups, threads;
   bool stored;  // by the weights of whole_
   const int32_t* live;
   int64_t vector_bytes;  // of one vector's packed weights
@@ -45,6 +67,8 @@ struct FbsConvInt8::Work {
   uint8_t* spread;         // the input with whole groups; null: it has them
   int32_t* start;          // null: the input's zero is 0
 
+  // Outputs are computed in panels: pairs of vectors, and one single where their number is odd.
+  int32_t panels(int32_t vectors) const { return (vectors + 1) / 2; }
   int32_t width(int32_t panel, int32_t vectors) const { return std::min(2, vectors - 2 * panel); }
 };
 
@@ -161,8 +185,9 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
   way_.store(work.stored ? Way::kStored : Way::kPacked, std::memory_order_relaxed);
   // Alone, one pair of packed vectors after the other passes through the same memory and stays in the cache.
   const int64_t dots = geometry.tap_pixels * work.groups * vectors_;
-  const bool together = parallel.threads() > 1 && dots >= 2 * kDotsPerThread;
-  work.packed_vectors = together ? vectors_ : std::min(2, vectors_);
+  work.threads =
+      static_cast<int32_t>(std::clamp<int64_t>(dots / kDotsPerThread, 1, std::max(1, parallel.threads())));
+  work.packed_vectors = work.threads > 1 ? vectors_ : std::min(2, vectors_);
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     work.live_memory = carver.take<int32_t>(channels);
@@ -189,15 +214,8 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(index[c]);
   work.live = work.live_memory;
   choose(x, geometry, work, j);
-  if (work.spread != nullptr) {
-    const int64_t pitch = int64_t{work.groups} * kGroup;
-    for (int64_t p = 0; p < pixels; ++p) {
-      uint8_t* const pixel = work.spread + p * pitch;
-      std::memset(pixel + pitch - kGroup, 0, kGroup);
-      std::memcpy(pixel, x + p * channels, static_cast<size_t>(channels));
-    }
-  }
-  convolve(work.spread == nullptr ? x : work.spread, geometry, work, y, together ? parallel : Parallel());
+  if (work.spread != nullptr) spread(x, pixels, channels, work.spread);
+  convolve(work.spread == nullptr ? x : work.spread, geometry, work, y, parallel);
 }
 
 // Saliency, winners, and what the convolution needs to know of them.
@@ -245,6 +263,7 @@ void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* out, int32_t fi
   task.taps = taps_;
   task.steps = work.steps + work.first_step[vector];
   task.num_steps = work.first_step[vector + 1] - work.first_step[vector];
+  task.far = task.vector_stride * all_vectors_ >= kFarWeights;
   task.out = out;
   kernels_->int8.pack(task, first, last);
 }
@@ -271,37 +290,69 @@ void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Wor
   task.input_step_y = static_cast<int32_t>(spec_.layer.strides[0] * geometry.input_width);
   task.output_width = static_cast<int32_t>(geometry.output_width);
 
-  const int32_t panels = (vectors_ + 1) / 2;
-  const auto* const whole = reinterpret_cast<const int8_t*>(whole_.data());
-  const auto prepare = [&](int32_t panel, int32_t slot) {
+  if (work.threads <= 1) {
+    convolve_alone(task, geometry, work);
+  } else {
+    convolve_together(task, geometry, work, parallel);
+  }
+}
+
+// The weights of panel `panel`: stored, or in the packed ones from vector `slot` on.
+const int8_t* FbsConvInt8::panel_weights(const Work& work, int32_t panel, int32_t slot) const {
+  if (work.stored) return reinterpret_cast<const int8_t*>(whole_.data()) + 2 * panel * work.vector_bytes;
+  return work.packed + slot * work.vector_bytes;
+}
+
+// One panel after the other.
+void FbsConvInt8::convolve_alone(const Int8ConvTask& task, const Geometry& geometry, const Work& work) const {
+  for (int32_t panel = 0; panel < work.panels(vectors_); ++panel) {
     const int32_t width = work.width(panel, vectors_);
-    const int8_t* const w =
-        work.stored ? whole + 2 * panel * work.vector_bytes : work.packed + slot * work.vector_bytes;
     for (int32_t v = 0; v < width && !work.stored; ++v) {
-      pack(work, 2 * panel + v, work.packed + (slot + v) * work.vector_bytes, 0, work.groups);
+      pack(work, 2 * panel + v, work.packed + v * work.vector_bytes, 0, work.groups);
     }
+    const int8_t* const w = panel_weights(work, panel, 0);
     if (work.start != nullptr) kernels_->int8.start(task, w, 2 * panel, width);
-    return w;
-  };
-  if (parallel.threads() <= 1) {
-    for (int32_t panel = 0; panel < panels; ++panel) {
-      const int8_t* const w = prepare(panel, 0);
-      kernels_->int8.conv(task, w, 2 * panel, work.width(panel, vectors_), 0, geometry.num_tiles);
-    }
-    return;
+    kernels_->int8.conv(task, w, 2 * panel, width, 0, geometry.num_tiles);
   }
-  if (!work.stored || work.start != nullptr) {
-    parallel(static_cast<size_t>(panels),
-             [&](size_t panel) { prepare(static_cast<int32_t>(panel), 2 * static_cast<int32_t>(panel)); });
-  }
-  // Every slice of the plane takes all panels: a pixel's bytes are written by one thread.
-  const int8_t* const w = work.stored ? whole : work.packed;
-  const int32_t slices = std::min(parallel.threads() * kSlicesPerThread, geometry.num_tiles);
-  parallel(static_cast<size_t>(slices), [&](size_t slice) {
-    const auto s = static_cast<int32_t>(slice);
-    for (int32_t panel = 0; panel < panels; ++panel) {
-      kernels_->int8.conv(task, w + 2 * panel * work.vector_bytes, 2 * panel, work.width(panel, vectors_),
-                          geometry.first_tile(s, slices), geometry.first_tile(s + 1, slices));
+}
+
+// One list of tasks for all threads, taken in order: first the packing, by vectors and groups, then slices of
+// the plane, each with all its panels, so that a pixel's bytes are written by one thread. Slices wait for the
+// packing, which somebody has taken by then.
+void FbsConvInt8::convolve_together(const Int8ConvTask& task, const Geometry& geometry, const Work& work,
+                                    const Parallel& parallel) const {
+  const int32_t panels = work.panels(vectors_);
+  const int32_t pieces = work.stored ? 0 : std::min(work.threads, work.groups);
+  const int32_t num_packs = pieces * vectors_;
+  const int32_t slices = std::min(work.threads * kSlicesPerThread, geometry.num_tiles);
+  std::atomic<int32_t> next_task = 0, packed = 0, started = 0;
+  parallel(static_cast<size_t>(work.threads), [&](size_t) {
+    for (int32_t number; (number = next_task.fetch_add(1)) < num_packs + slices;) {
+      if (number < num_packs) {
+        const int64_t piece = number % pieces;
+        const int32_t vector = number / pieces;
+        pack(work, vector, work.packed + vector * work.vector_bytes,
+             static_cast<int32_t>(work.groups * piece / pieces),
+             static_cast<int32_t>(work.groups * (piece + 1) / pieces));
+        packed.fetch_add(1, std::memory_order_release);
+        continue;
+      }
+      wait_for(packed, num_packs);
+      const int32_t slice = number - num_packs;
+      const bool starts = work.start != nullptr;
+      if (starts && slice == 0) {
+        for (int32_t panel = 0; panel < panels; ++panel) {
+          kernels_->int8.start(task, panel_weights(work, panel, 2 * panel), 2 * panel,
+                               work.width(panel, vectors_));
+        }
+        started.store(1, std::memory_order_release);
+      }
+      if (starts) wait_for(started, 1);
+      for (int32_t panel = 0; panel < panels; ++panel) {
+        kernels_->int8.conv(task, panel_weights(work, panel, 2 * panel), 2 * panel,
+                            work.width(panel, vectors_), geometry.first_tile(slice, slices),
+                            geometry.first_tile(slice + 1, slices));
+      }
     }
   });
 }

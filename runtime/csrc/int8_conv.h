@@ -39,6 +39,10 @@ class FbsConvInt8 {
   void choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j) const;
   void convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
                 const Parallel& parallel) const;
+  void convolve_alone(const Int8ConvTask& task, const Geometry& geometry, const Work& work) const;
+  void convolve_together(const Int8ConvTask& task, const Geometry& geometry, const Work& work,
+                         const Parallel& parallel) const;
+  const int8_t* panel_weights(const Work& work, int32_t panel, int32_t slot) const;
   void pack(const Work& work, int32_t vector, int8_t* out, int32_t first, int32_t last) const;
 
   Int8Spec spec_;

@@ -58,6 +58,7 @@ inline Vec take(Vec old, Vec source, Lanes lanes) {
 inline Vec as_vec(Lanes a) { return _mm256_castsi256_ps(a); }
 inline Lanes as_lanes(Vec a) { return _mm256_castps_si256(a); }
 inline Vec to_floats(Lanes a) { return _mm256_cvtepi32_ps(a); }
+inline Lanes and_lanes(Lanes a, Lanes b) { return _mm256_and_si256(a, b); }
 inline Lanes add_lanes(Lanes a, Lanes b) { return _mm256_add_epi32(a, b); }
 template <int kBits>
 inline Lanes merge(Lanes a, Lanes b) {
@@ -99,5 +100,7 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 }
 
 }  // namespace
+
+#include "kernels/columns.h"  // last: on top of what stands above
 
 #endif  // COMPRESS_ISA_AVX2_H_

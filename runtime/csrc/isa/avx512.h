@@ -54,12 +54,8 @@ inline Vec take(Vec old, Vec source, Lanes lanes) {
 inline Vec as_vec(Lanes a) { return _mm512_castsi512_ps(a); }
 inline Lanes as_lanes(Vec a) { return _mm512_castps_si512(a); }
 inline Vec to_floats(Lanes a) { return _mm512_cvtepi32_ps(a); }
+inline Lanes and_lanes(Lanes a, Lanes b) { return _mm512_and_si512(a, b); }
 inline Lanes add_lanes(Lanes a, Lanes b) { return _mm512_add_epi32(a, b); }
-template <int kBits>
-inline Lanes merge(Lanes a, Lanes b) {
-  return _mm512_or_si512(a, _mm512_slli_epi32(b, kBits));
-}
-
 #ifdef __AVX512VNNI__
 inline constexpr int kMaxInt8Tile = 14;
 using Weights = __m512i;
@@ -103,6 +99,25 @@ inline Lanes load_bytes(const uint8_t* p) {
 }
 inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
   _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(count), lanes);
+}
+
+// As in kernels/columns.h, a row in each quarter until all is found: a byte of -1 picks a 0.
+using Columns = __m512i;
+inline Columns columns_of(const int32_t* lanes) {
+  return _mm512_broadcast_i32x4(_mm512_cvtepi32_epi8(load_lanes(lanes)));
+}
+inline Lanes add_columns(Lanes found, const uint8_t* const* rows, int64_t offset, Columns columns) {
+  const auto row = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + offset)); };
+  __m512i four = _mm512_castsi128_si512(row(0));
+  four = _mm512_inserti32x4(four, row(1), 1);
+  four = _mm512_inserti32x4(four, row(2), 2);
+  four = _mm512_inserti32x4(four, row(3), 3);
+  return _mm512_or_si512(found, _mm512_shuffle_epi8(four, columns));
+}
+inline Lanes interleave(Lanes found) {
+  const __m512i quarters = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m128i bytes = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(quarters, found), _mm512_broadcast_i32x4(bytes));
 }
 
 }  // namespace

@@ -82,6 +82,7 @@ inline Lanes as_lanes(Vec a) {
   return lanes;
 }
 inline Vec to_floats(Lanes a) { return __builtin_convertvector(a, Vec); }
+inline Lanes and_lanes(Lanes a, Lanes b) { return a & b; }
 inline Lanes add_lanes(Lanes a, Lanes b) { return a + b; }
 // a, with b's bits moved up by kBits among them.
 template <int kBits>
@@ -119,5 +120,7 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 }
 
 }  // namespace
+
+#include "kernels/columns.h"  // last: on top of what stands above
 
 #endif  // COMPRESS_ISA_GENERIC_H_

@@ -65,10 +65,11 @@ inline Vec take(Vec old, Vec source, Lanes lanes) {
 inline Vec as_vec(Lanes a) { return vreinterpretq_f32_s32(a); }
 inline Lanes as_lanes(Vec a) { return vreinterpretq_s32_f32(a); }
 inline Vec to_floats(Lanes a) { return vcvtq_f32_s32(a); }
+inline Lanes and_lanes(Lanes a, Lanes b) { return vandq_s32(a, b); }
 inline Lanes add_lanes(Lanes a, Lanes b) { return vaddq_s32(a, b); }
 template <int kBits>
 inline Lanes merge(Lanes a, Lanes b) {
-  return vorrq_s32(a, vshlq_n_s32(b, kBits));
+  return vorrq_s32(a, kBits == 0 ? b : vshlq_n_s32(b, kBits));
 }
 
 // Bytes widened to whole lanes, the first of every four in one vector and so on: no instruction of the base
@@ -104,5 +105,7 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 }
 
 }  // namespace
+
+#include "kernels/columns.h"  // last: on top of what stands above
 
 #endif  // COMPRESS_ISA_NEON_H_

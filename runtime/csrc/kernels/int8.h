@@ -16,6 +16,8 @@ using compress::Int8PackTask;
 using compress::kGroup;
 
 constexpr int kRowBytes = kLanes * kGroup;  // one group's weights for one vector of outputs
+constexpr int kLineBytes = 64;
+constexpr int kGroupsAhead = 4;  // packed before a group's weights that were asked for are read
 
 struct Int8Tile {
   const uint8_t* x[kMaxInt8Tile];
@@ -155,53 +157,53 @@ void start_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int
   }
 }
 
-// As pack_rows: kSteps at compile time keeps the permutations in registers, 0 reads them from memory.
+// As pack_rows: kSteps at compile time keeps the columns in registers, 0 reads them from memory.
 template <int kSteps>
 void pack_int8_groups(const Int8PackTask& task, int first, int last) {
   constexpr int kKnown = kSteps > 0 ? kSteps : 1;
-  Lanes lanes[kKnown];
-  const uint8_t* source[kKnown];
-  const auto source_of = [&](int s) {
-    return reinterpret_cast<const uint8_t*>(task.w + task.steps[s].source * task.vector_stride);
-  };
+  Columns columns[kKnown];
+  int64_t source[kKnown];
   if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
     for (int s = 0; s < kSteps; ++s) {
-      lanes[s] = load_lanes(task.steps[s].lanes);
-      source[s] = source_of(s);
+      columns[s] = columns_of(task.steps[s].lanes);
+      source[s] = task.steps[s].source * task.vector_stride;
     }
   }
   const int groups = (task.channels + kGroup - 1) / kGroup;
   const int64_t channel_stride = static_cast<int64_t>(task.taps) * kLanes;
   for (int g = first; g < last; ++g) {
-    int64_t rows[kGroup];
-    const int there = task.channels - g * kGroup < kGroup ? task.channels - g * kGroup : kGroup;
-    for (int i = 0; i < there; ++i) rows[i] = task.live[g * kGroup + i] * channel_stride;
+    const int left = task.channels - g * kGroup;
+    const uint8_t* rows[kGroup];
+    for (int i = 0; i < kGroup; ++i) {  // of a channel that is not there: any row, masked below
+      const int64_t channel = task.live[g * kGroup + (i < left ? i : 0)];
+      rows[i] = reinterpret_cast<const uint8_t*>(task.w) + channel * channel_stride;
+    }
+    if (task.far && left >= (kGroupsAhead + 1) * kGroup) {
+      for (int i = 0; i < kGroup; ++i) {
+        const int8_t* const row = task.w + task.live[(g + kGroupsAhead) * kGroup + i] * channel_stride;
+        for (int s = 0; s < task.num_steps; ++s) {
+          const int8_t* const taps = row + task.steps[s].source * task.vector_stride;
+          for (int64_t byte = 0; byte < channel_stride; byte += kLineBytes)
+            __builtin_prefetch(taps + byte, 0, 2);
+        }
+      }
+    }
+    const Lanes there = broadcast_lane(left >= kGroup ? -1 : (1 << 8 * left) - 1);
     int8_t* out = task.out + static_cast<int64_t>(g) * kRowBytes;
     for (int t = 0; t < task.taps; ++t, out += static_cast<int64_t>(groups) * kRowBytes) {
-      const auto winners = [&](int i) {
-        const int64_t row = rows[i] + t * kLanes;
-        Vec packed = zero();
-        if constexpr (kSteps > 0) {
+      Lanes found = broadcast_lane(0);
+      if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
-          for (int s = 0; s < kSteps; ++s)
-            packed = take(packed, as_vec(load_bytes(source[s] + row)), lanes[s]);
-        } else {
-          for (int s = 0; s < task.num_steps; ++s)
-            packed = take(packed, as_vec(load_bytes(source_of(s) + row)), load_lanes(task.steps[s].lanes));
-        }
-        return as_lanes(packed);
-      };
-      Lanes four = winners(0);
-      if (there == kGroup) {
-        four = merge<8>(four, winners(1));
-        four = merge<16>(four, winners(2));
-        four = merge<24>(four, winners(3));
+        for (int s = 0; s < kSteps; ++s) found = add_columns(found, rows, source[s] + t * kLanes, columns[s]);
       } else {
-        if (there > 1) four = merge<8>(four, winners(1));
-        if (there > 2) four = merge<16>(four, winners(2));
+        for (int s = 0; s < task.num_steps; ++s) {
+          const compress::SqueezeStep& step = task.steps[s];
+          found =
+              add_columns(found, rows, step.source * task.vector_stride + t * kLanes, columns_of(step.lanes));
+        }
       }
-      store_lanes(reinterpret_cast<int32_t*>(out), four);
+      store_lanes(reinterpret_cast<int32_t*>(out), and_lanes(interleave(found), there));
     }
   }
 }
@@ -221,19 +223,39 @@ void pack_int8(const Int8PackTask& task, int first, int last) {
   }
 }
 
-// Plain loops: compilers put the channels into vectors.
-void sum_bytes(const uint8_t* x, int64_t pixels, int32_t channels, int32_t zero_byte, int32_t* sums) {
-  for (int c = 0; c < channels; ++c) sums[c] = 0;
-  for (int64_t p = 0; p < pixels; ++p, x += channels) {
-    if (zero_byte == 0) {
-      for (int c = 0; c < channels; ++c) sums[c] += x[c];
-    } else {
-      for (int c = 0; c < channels; ++c) {
-        const int32_t difference = x[c] - zero_byte;
-        sums[c] += difference < 0 ? -difference : difference;
-      }
-    }
+// sums[i] += |x[i] - zero_byte| for i in [first, last): compilers make vectors of it.
+inline void add_sizes(const uint8_t* x, int first, int last, int32_t zero_byte, int32_t* sums) {
+  for (int i = first; i < last; ++i) {
+    const int32_t difference = x[i] - zero_byte;
+    sums[i] += difference < 0 ? -difference : difference;
   }
+}
+
+void sum_bytes(const uint8_t* x, int64_t pixels, int32_t channels, int32_t zero_byte, int32_t* sums) {
+  int first = 0;  // of the channels that are not summed yet
+  for (; zero_byte == 0 && first + kLanes <= channels; first += kLanes) {
+    Lanes even = broadcast_lane(0), odd = even;
+    const uint8_t* from = x + first;
+    int64_t p = 0;
+    for (; p + 2 <= pixels; p += 2, from += 2 * static_cast<int64_t>(channels)) {
+      even = add_lanes(even, load_bytes(from));
+      odd = add_lanes(odd, load_bytes(from + channels));
+    }
+    if (p < pixels) even = add_lanes(even, load_bytes(from));
+    store_lanes(sums + first, add_lanes(even, odd));
+  }
+  for (int c = first; c < channels; ++c) sums[c] = 0;
+  if (first == channels) return;
+  int64_t p = 0;
+  constexpr int kFew = 16;
+  if (channels < kFew) {  // so many pixels at a time that there is something to make vectors of
+    int32_t several[kFew * kFew] = {};
+    for (; p + kFew <= pixels; p += kFew, x += kFew * channels)
+      add_sizes(x, 0, kFew * channels, zero_byte, several);
+    for (int i = 0; i < kFew * channels; ++i)
+      if (i % channels >= first) sums[i % channels] += several[i];
+  }
+  for (; p < pixels; ++p, x += channels) add_sizes(x, first, channels, zero_byte, sums);
 }
 
 }  // namespace

@@ -54,6 +54,7 @@ struct Int8PackTask {
   int32_t taps;
   const SqueezeStep* steps;
   int32_t num_steps;
+  bool far;  // the weights are not in the caches: ask for them early
   int8_t* out;
 };
 
