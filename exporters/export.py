@@ -93,7 +93,7 @@ def export(
         tolerance: Largest difference allowed, as a fraction of the batch's largest output.
         image: The file takes uint8 images (N, H, W, C) and preprocesses them itself; not together with `int8`, see
             `exporters.prepend`.
-        int8: Calibrated Q/DQ; None keeps float32.
+        int8: Calibrated Q/DQ, and FBS layers on bytes (`exporters.int8_fbs`); None keeps float32.
         fixed_point: Weights to store as INT4 or INT8; with `int8` they keep their steps.
         sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`; none with
             `int8`, and none for a target of standard ops.

@@ -6,7 +6,8 @@ stands before it, and a QuantizeLinear behind what makes floats for an FBS layer
 """
 
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,37 +58,43 @@ def quantize_fbs(
         path = Path(folder) / "float.onnx"
         onnx.save(model, path)
         ranges = ranges_of(path, settings, [opset.FBS_CONV.name])
-    rewriting = _Rewriting(model, ranges, dict(steps or {}))
+    rewriting = _Rewriting(model, ranges, steps or {})
     result = rewriting.run()
-    layers = [node for node in model.graph.node if node.op_type in _LAYERS]
-    left = [f"{node.name} ({rewriting.refused.get(node.name, node.op_type)})" for node in layers if node.name]
-    left = [text for node, text in zip(layers, left, strict=True) if node.name not in rewriting.done]
+    left = [
+        f"{node.name} ({rewriting.refused.get(node.name, node.op_type)})"
+        for node in model.graph.node
+        if node.op_type in _LAYERS and node.name not in rewriting.done
+    ]
     if not rewriting.done:
         raise ExportError(f"no layer can become int8: {', '.join(left)}; leave --int8 out")
     note = f"int8: {len(rewriting.done)} FBS layers"
     return attach_functions(result), (f"{note}; {', '.join(left)} stay float32" if left else note,)
 
 
-@dataclass
 class _Rewriting:
-    """Walks over the nodes once, in their order."""
+    """Walks over the nodes once, in their order.
 
-    model: ModelProto
-    ranges: dict[str, tuple[float, float]]
-    steps: dict[str, tuple[np.ndarray, int]]
-    done: set[str] = field(default_factory=set)
-    refused: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        done: Names of the layers that are int8 now.
+        refused: Name of a layer that cannot be -> why.
+    """
 
-    def run(self) -> ModelProto:
-        graph = self.model.graph
+    def __init__(self, model: ModelProto, ranges: Mapping[str, tuple[float, float]], steps: Steps) -> None:
+        graph = model.graph
+        self.done: set[str] = set()
+        self.refused: dict[str, str] = {}
+        self._model, self._ranges, self._steps = model, ranges, steps
         self._held = {tensor.name: tensor for tensor in graph.initializer}
         self._infos = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
-        self._nodes: list[NodeProto] = []
-        self._bytes: dict[str, _Bytes] = {}  # float tensor -> the bytes that stand for it
         self._floats = {value.name for value in graph.input}  # tensors that exist as floats
+        self._bytes: dict[str, _Bytes] = {}  # float tensor -> the bytes that stand for it
+        self._nodes: list[NodeProto] = []
         self._new: dict[str, TensorProto] = {}
         self._new_infos: list[onnx.ValueInfoProto] = []
-        for node in graph.node:
+
+    def run(self) -> ModelProto:
+        """The rewritten model, its functions still the old ones."""
+        for node in self._model.graph.node:
             if node.domain == opset.DOMAIN and node.op_type == opset.FBS_CONV.name and self._allows(node):
                 self._fbs_conv(node)
             elif not node.domain and node.op_type in _ON_BYTES and node.input[0] in self._bytes:
@@ -97,7 +104,7 @@ class _Rewriting:
                     self._need_floats(name)
                 self._nodes.append(node)
                 self._floats.update(node.output)
-        for value in graph.output:
+        for value in self._model.graph.output:
             self._need_floats(value.name)
         return self._result()
 
@@ -106,7 +113,7 @@ class _Rewriting:
         terms = int(np.prod(self._held[node.input[2]].dims[1:]))
         if terms > _MOST_TERMS:
             self.refused[node.name] = f"an output sums up {terms} products, and int32 holds {_MOST_TERMS}"
-        elif not all(np.isfinite(self.ranges.get(name, (np.nan,))).all() for name in (node.input[0], node.output[0])):
+        elif not all(np.isfinite(self._ranges.get(name, (np.nan,))).all() for name in (node.input[0], node.output[0])):
             self.refused[node.name] = "its values are not finite on the calibration images"
         return node.name not in self.refused
 
@@ -157,7 +164,7 @@ class _Rewriting:
             self._floats.add(name)
 
     def _as_bytes(self, name: str) -> _Bytes:
-        low, high = self.ranges[name]
+        low, high = self._ranges[name]
         low, high = min(low, 0.0), max(high, 0.0)
         step = float(np.float32((high - low) / 255)) or 1.0
         return _Bytes(self._byte_name(name), step, round(-low / step))
@@ -181,17 +188,18 @@ class _Rewriting:
     def _weight(self, name: str) -> tuple[str, str]:
         """Names of a weight's whole numbers and steps."""
         values = numpy_helper.to_array(self._held[name])
-        known = self.steps.get(name)
+        known = self._steps.get(name)
         largest = np.abs(values).reshape(len(values), -1).max(axis=1)
         steps = (np.where(largest > 0, largest, 127) / 127).astype(np.float32) if known is None else known[0]
         levels = np.clip(np.rint(values / steps.reshape(-1, 1, 1, 1)), -128, 127).astype(np.int8)
         names = f"{name}.int8", f"{name}.step"
-        self._new.update(zip(names, map(numpy_helper.from_array, (levels, steps), names), strict=True))
+        self._new[names[0]] = numpy_helper.from_array(levels, names[0])
+        self._new[names[1]] = numpy_helper.from_array(steps, names[1])
         return names
 
     def _result(self) -> ModelProto:
         result = ModelProto()
-        result.CopyFrom(self.model)
+        result.CopyFrom(self._model)
         graph = result.graph
         used = {name for node in self._nodes for name in node.input}
         made = {name for node in self._nodes for name in node.output}

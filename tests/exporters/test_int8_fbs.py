@@ -10,8 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 import exporters
 import runtime
 from exporters import ExportError, int8_fbs, opset
+from exporters.image_input import ImageInput, torch_image_input
 from exporters.int8 import CALIBRATIONS, Int8Settings
 from exporters.int8_fbs import has_fbs_layers, quantize_fbs
+from exporters.prepend import prepend_to_file
 from exporters.verify import verify
 
 SHAPE = (3, 12, 10)
@@ -121,6 +123,20 @@ def test_a_file_survives_being_read_and_written(files, tmp_path):
     _, made = files["residual"]
     onnx.save(onnx.load(made["int8"]), tmp_path / "again.onnx")
     np.testing.assert_array_equal(answers(tmp_path / "again.onnx"), answers(made["int8"]))
+
+
+def test_preprocessing_goes_before_it(files, tmp_path):
+    _, made = files["chain"]
+    image = ImageInput((0.5,) * 3, (0.25,) * 3, SHAPE)
+    path = tmp_path / "with.onnx"
+    prepend_to_file(made["int8"], path, image)
+    pixels = np.random.default_rng(1).integers(0, 256, size=(4, 12, 10, 3)).astype(np.uint8)
+    floats = torch_image_input(torch.from_numpy(pixels), image).numpy()
+    (expected,) = runtime.Session(made["int8"], threads=1).run([floats])
+    for stock in (False, True):
+        (found,) = runtime.Session(path, threads=1, stock=stock).run([pixels])
+        assert np.median(np.abs(found - expected)) <= 0.01 * np.abs(expected).max()
+    assert [node.op_type for node in onnx.load(path).graph.node].count("FBSConvInt8") == 3
 
 
 def test_verify_compares_it_on_real_images(files):
