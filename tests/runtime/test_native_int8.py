@@ -1,5 +1,7 @@
 """FBSConvInt8 on every instruction set: the same bytes, those of its function body but for rounding, and refusals."""
 
+import ctypes
+
 import native_reference as reference
 import numpy as np
 import onnx
@@ -7,6 +9,7 @@ import onnxruntime
 import pytest
 from native_reference import FLOAT_MAX, int8_model, make_bytes, make_int8_layer
 
+import runtime
 from exporters.functions import attach_functions
 
 CASES = {
@@ -77,6 +80,19 @@ def test_the_number_of_threads_changes_no_byte(threads, live):
             reference.open_session(int8_model(*parts), isa, threads).run(None, feeds), expected, strict=True
         ):
             np.testing.assert_array_equal(got, want, err_msg=isa)
+
+
+def test_a_steady_state_allocates_nothing():
+    allocations = ctypes.CDLL(str(runtime.library_path())).CompressAllocations
+    allocations.restype = ctypes.c_int64
+    for name in ("plain", "signed in and out"):
+        parts, feeds = case(name, live=13)
+        session = reference.open_session(int8_model(*parts), threads=2)
+        session.run(None, feeds)
+        before = allocations()
+        for _ in range(5):
+            session.run(None, feeds)
+        assert allocations() == before
 
 
 def test_one_session_takes_any_size():
