@@ -171,7 +171,7 @@ void conv(const ConvTask& task, const float* w, int first_vector, int num_vector
   tile.w = w;
   int known_pixels = 0;
   TileFunction function = nullptr;
-  for_each_tile(task, first_output, first_tile, last_tile, tile, [&](const Region& region, int pixels) {
+  for_each_tile(task, first_output, first_tile, last_tile, tile, [&](const Region& region, int, int pixels) {
     if (pixels != known_pixels) {
       known_pixels = pixels;
       function = num_vectors == 2

@@ -6,8 +6,9 @@
 
 namespace {
 
-// Calls run(region, pixels) for each of the tiles [first_tile, last_tile), after setting tile.x[p] to the
-// input of each of its pixels at the region's first valid tap and tile.y[p] to its first output of this call.
+// Calls run(region, number, pixels) for each of the tiles [first_tile, last_tile), after setting tile.x[p] to
+// the input of each of its pixels at the region's first valid tap and tile.y[p] to its first output of this
+// call.
 template <typename Task, typename Tile, typename Run>
 inline void for_each_tile(const Task& task, int first_output, int first_tile, int last_tile, Tile& tile,
                           const Run& run) {
@@ -34,7 +35,7 @@ inline void for_each_tile(const Task& task, int first_output, int first_tile, in
           ++row;
         }
       }
-      run(region, last - first);
+      run(region, region.first_tile + t, last - first);
     }
   }
 }
