@@ -1,12 +1,11 @@
 #include "int8_conv.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <memory>
 
+#include "int8_work.h"
 #include "select.h"
-#include "wait.h"
 
 namespace compress {
 
@@ -15,13 +14,8 @@ namespace {
 // Vectors of products below which another thread costs more than it brings.
 constexpr int64_t kDotsPerThread = 40000;
 
-// Parts of the plane that each thread gets, so that they end together.
-constexpr int32_t kSlicesPerThread = 3;
-
 // Pixels whose bytes are added up in int32: no more would fit.
 constexpr int64_t kSumPixels = int64_t{1} << 23;
-
-int32_t groups_of(int32_t channels) { return (channels + kGroup - 1) / kGroup; }
 
 // Copies pixels so that each has whole groups of channels. What follows a pixel's channels is multiplied by
 // weights of 0, so it may be the next pixel's.
@@ -40,37 +34,7 @@ void spread(const uint8_t* x, int64_t pixels, int32_t channels, uint8_t* to) {
   }
 }
 
-// From so many bytes of weights on, they are asked for before they are packed.
-constexpr int64_t kFarWeights = int64_t{1} << 18;
-
 }  // namespace
-
-struct FbsConvInt8::Work {
-  int32_t channels, groups, threads;
-  bool stored;  // by the weights of whole_
-  const int32_t* live;
-  int64_t vector_bytes;  // of one vector's packed weights
-
-  int32_t* live_memory;
-  int32_t* sums;
-  float* means;
-  float* saliency;
-  float* ranked;
-  int32_t* keys;
-  int32_t* winners;
-  float* scale;
-  float* bias;
-  int32_t* first_step;
-  SqueezeStep* steps;
-  int8_t* packed;
-  int32_t packed_vectors;  // that `packed` holds at a time
-  uint8_t* spread;         // the input with whole groups; null: it has them
-  int32_t* start;          // null: the input's zero is 0
-
-  // Outputs are computed in panels: pairs of vectors, and one single where their number is odd.
-  int32_t panels(int32_t vectors) const { return (vectors + 1) / 2; }
-  int32_t width(int32_t panel, int32_t vectors) const { return std::min(2, vectors - 2 * panel); }
-};
 
 FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
     : spec_(spec),
@@ -251,110 +215,6 @@ void FbsConvInt8::choose(const uint8_t* x, const Geometry& geometry, const Work&
     work.bias[i] = wins ? work.saliency[o] * shift_[o] + post_[o] : 0.0f;
     if (wins) j[i] = o;
   }
-}
-
-// Groups [first, last) of one vector of winners.
-void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* out, int32_t first, int32_t last) const {
-  Int8PackTask task = {};
-  task.w = reinterpret_cast<const int8_t*>(weight_.data());
-  task.vector_stride = static_cast<int64_t>(inputs_) * taps_ * lanes_;
-  task.live = work.live;
-  task.channels = work.channels;
-  task.taps = taps_;
-  task.steps = work.steps + work.first_step[vector];
-  task.num_steps = work.first_step[vector + 1] - work.first_step[vector];
-  task.far = task.vector_stride * all_vectors_ >= kFarWeights;
-  task.out = out;
-  kernels_->int8.pack(task, first, last);
-}
-
-void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
-                           const Parallel& parallel) const {
-  Int8ConvTask task = {};
-  task.x = x;
-  task.y = y;
-  task.vector_stride = work.vector_bytes;
-  task.groups = work.groups;
-  task.pitch = work.groups * kGroup;
-  task.k = winners_;
-  task.scale = work.scale;
-  task.bias = work.bias;
-  task.lower = lower_;
-  task.upper = upper_;
-  task.start = work.start;
-  task.start_pitch = vectors_ * lanes_;
-  task.input_zero = static_cast<int32_t>(spec_.x.zero);
-  task.regions = geometry.regions.data();
-  task.num_regions = static_cast<int32_t>(geometry.regions.size());
-  task.input_step_x = static_cast<int32_t>(spec_.layer.strides[1]);
-  task.input_step_y = static_cast<int32_t>(spec_.layer.strides[0] * geometry.input_width);
-  task.output_width = static_cast<int32_t>(geometry.output_width);
-
-  if (work.threads <= 1) {
-    convolve_alone(task, geometry, work);
-  } else {
-    convolve_together(task, geometry, work, parallel);
-  }
-}
-
-// The weights of panel `panel`: stored, or in the packed ones from vector `slot` on.
-const int8_t* FbsConvInt8::panel_weights(const Work& work, int32_t panel, int32_t slot) const {
-  if (work.stored) return reinterpret_cast<const int8_t*>(whole_.data()) + 2 * panel * work.vector_bytes;
-  return work.packed + slot * work.vector_bytes;
-}
-
-// One panel after the other.
-void FbsConvInt8::convolve_alone(const Int8ConvTask& task, const Geometry& geometry, const Work& work) const {
-  for (int32_t panel = 0; panel < work.panels(vectors_); ++panel) {
-    const int32_t width = work.width(panel, vectors_);
-    for (int32_t v = 0; v < width && !work.stored; ++v) {
-      pack(work, 2 * panel + v, work.packed + v * work.vector_bytes, 0, work.groups);
-    }
-    const int8_t* const w = panel_weights(work, panel, 0);
-    if (work.start != nullptr) kernels_->int8.start(task, w, 2 * panel, width);
-    kernels_->int8.conv(task, w, 2 * panel, width, 0, geometry.num_tiles);
-  }
-}
-
-// One list of tasks for all threads, taken in order: first the packing, by vectors and groups, then slices of
-// the plane, each with all its panels, so that a pixel's bytes are written by one thread. Slices wait for the
-// packing, which somebody has taken by then.
-void FbsConvInt8::convolve_together(const Int8ConvTask& task, const Geometry& geometry, const Work& work,
-                                    const Parallel& parallel) const {
-  const int32_t panels = work.panels(vectors_);
-  const int32_t pieces = work.stored ? 0 : std::min(work.threads, work.groups);
-  const int32_t num_packs = pieces * vectors_;
-  const int32_t slices = std::min(work.threads * kSlicesPerThread, geometry.num_tiles);
-  std::atomic<int32_t> next_task = 0, packed = 0, started = 0;
-  parallel(static_cast<size_t>(work.threads), [&](size_t) {
-    for (int32_t number; (number = next_task.fetch_add(1)) < num_packs + slices;) {
-      if (number < num_packs) {
-        const int64_t piece = number % pieces;
-        const int32_t vector = number / pieces;
-        pack(work, vector, work.packed + vector * work.vector_bytes,
-             static_cast<int32_t>(work.groups * piece / pieces),
-             static_cast<int32_t>(work.groups * (piece + 1) / pieces));
-        packed.fetch_add(1, std::memory_order_release);
-        continue;
-      }
-      wait_for(packed, num_packs);
-      const int32_t slice = number - num_packs;
-      const bool starts = work.start != nullptr;
-      if (starts && slice == 0) {
-        for (int32_t panel = 0; panel < panels; ++panel) {
-          kernels_->int8.start(task, panel_weights(work, panel, 2 * panel), 2 * panel,
-                               work.width(panel, vectors_));
-        }
-        started.store(1, std::memory_order_release);
-      }
-      if (starts) wait_for(started, 1);
-      for (int32_t panel = 0; panel < panels; ++panel) {
-        kernels_->int8.conv(task, panel_weights(work, panel, 2 * panel), 2 * panel,
-                            work.width(panel, vectors_), geometry.first_tile(slice, slices),
-                            geometry.first_tile(slice + 1, slices));
-      }
-    }
-  });
 }
 
 }  // namespace compress
