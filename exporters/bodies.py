@@ -15,7 +15,7 @@ out, the other way to serve any batch, took 1.1 to 1.2 on M-CifarNet, where the 
 The bodies work in NCHW between a pair of transposes; ONNX Runtime cancels the pairs of neighbouring layers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import FunctionProto, parser
 
@@ -25,6 +25,7 @@ __all__ = [
     "UNPACK_ADD_ACTIVATIONS",
     "FBSVariant",
     "fbs_conv_body",
+    "fbs_conv_int8_body",
     "function_of",
     "linear_body",
     "unpack_add_body",
@@ -34,6 +35,24 @@ __all__ = [
 _CONV = "Conv<strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations>"
 _MINUS_ONE = "minus_one = Constant<value_ints=[-1]>()"
 _TO_NCHW = "planes = Transpose<perm=[0, 3, 1, 2]>(X)"
+
+# Before and after FBSConv's own lines, whose W is then WQ: bytes to floats, floats to bytes. Transposes are on bytes:
+# ONNX Runtime 1.31 moves pairs of Q and DQ through those of floats, and ends the process where a Loop reads the result.
+_FROM_BYTES = """
+    x_step = Constant<value_float: float = @x_step>()
+    x_zero_int = Constant<value_int: int = @x_zero>()
+    x_zero = Cast<to=2>(x_zero_int)
+    byte_planes = Transpose<perm=[0, 3, 1, 2]>(X)
+    planes = DequantizeLinear(byte_planes, x_step, x_zero)
+    WQ = DequantizeLinear<axis=0>(W, S)
+"""
+_TO_BYTES = """
+    y_step = Constant<value_float: float = @y_step>()
+    y_zero_int = Constant<value_int: int = @y_zero>()
+    y_zero = Cast<to=2>(y_zero_int)
+    y_bytes = QuantizeLinear(y, y_step, y_zero)
+    Y = Transpose<perm=[0, 2, 3, 1]>(y_bytes)
+"""
 
 _SAMPLES = """
     x_shape = Shape(X)
@@ -54,7 +73,7 @@ class FBSVariant:
 
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0).
-    `blocks`: winner_block > 1.
+    `blocks`: winner_block > 1. `weight`: the tensor that holds W as floats.
     """
 
     one_sample: bool
@@ -65,6 +84,7 @@ class FBSVariant:
     activation: str
     nonnegative: bool
     blocks: bool = False
+    weight: str = "W"
 
     @property
     def overload(self) -> str:
@@ -83,15 +103,33 @@ def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> Fu
 
     The standard ops in it are those of `onnx_opset`, which must be the model's own.
     """
-    lines = [_MINUS_ONE, _TO_NCHW, *_constants(variant)]
+    lines = [_MINUS_ONE, _TO_NCHW, *_planes(variant), "Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
+    return function_of(opset.FBS_CONV, variant.overload, _inputs(opset.FBS_CONV, variant), lines, onnx_opset)
+
+
+def fbs_conv_int8_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the FBSConvInt8 function for `variant`: the one of FBSConv between DequantizeLinear and QuantizeLinear.
+
+    It sums in float32 what the op sums exactly, so bytes of Y may differ by one step where a value lies halfway between
+    two, and winners where saliencies are tied but for rounding.
+    """
+    variant = replace(variant, weight="WQ")
+    lines = [_MINUS_ONE, _FROM_BYTES, *_planes(variant), _TO_BYTES]
+    names = _inputs(opset.FBS_CONV_INT8, variant)
+    return function_of(opset.FBS_CONV_INT8, variant.overload, names, lines, onnx_opset)
+
+
+def _planes(variant: FBSVariant) -> list[str]:
+    """From `planes` (N, Cx, H, W) to `y` (N, k, H', W') and J."""
+    lines = _constants(variant)
     if variant.one_sample or (variant.dense_input and variant.all_win):
         lines += [] if variant.dense_input else ["i = Reshape(I, minus_one)"]
-        lines += _layer(variant, x="planes", winners="J", y="y")
-    else:
-        lines += _loop(variant)
-    lines += ["Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
-    names = [tensor.name for tensor in opset.FBS_CONV.inputs if variant.post_shift or not tensor.optional]
-    return function_of(opset.FBS_CONV, variant.overload, names, lines, onnx_opset)
+        return [*lines, *_layer(variant, x="planes", winners="J", y="y")]
+    return [*lines, *_loop(variant)]
+
+
+def _inputs(op: opset.Op, variant: FBSVariant) -> list[str]:
+    return [tensor.name for tensor in op.inputs if variant.post_shift or not tensor.optional]
 
 
 def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -213,12 +251,12 @@ def _constants(variant: FBSVariant) -> list[str]:
     if not variant.all_win and not variant.dense_input:
         # One gather over the K*C kernels at once copies less than a gather of rows followed by one of columns.
         lines += [
-            "w_shape = Shape(W)",
+            f"w_shape = Shape({variant.weight})",
             "column_axis = Constant<value_ints=[1]>()",
             "row_length = Gather(w_shape, column_axis)",
             "taps = Gather(w_shape, plane_axes)",
             "kernels_shape = Concat<axis=0>(minus_one, taps)",
-            "kernels = Reshape(W, kernels_shape)",
+            f"kernels = Reshape({variant.weight}, kernels_shape)",
         ]
     if variant.activation == "clip":
         lines += [
@@ -283,12 +321,12 @@ def _winners(variant: FBSVariant, winners: str) -> list[str]:
 def _product(variant: FBSVariant, x: str, winners: str) -> list[str]:
     """Convolution + B before scaling, of the winners and the live channels only."""
     if variant.all_win:
-        weight = "W" if variant.dense_input else "chosen"
-        lines = [] if variant.dense_input else ["chosen = Gather<axis=1>(W, i)"]
+        weight = variant.weight if variant.dense_input else "chosen"
+        lines = [] if variant.dense_input else [f"chosen = Gather<axis=1>({variant.weight}, i)"]
         return [*lines, f"product = {_CONV}({x}, {weight}, B)"]
     lines = [f"j = Reshape({winners}, minus_one)", "bias = Gather(B, j)"]
     if variant.dense_input:
-        lines += ["chosen = Gather<axis=0>(W, j)"]
+        lines += [f"chosen = Gather<axis=0>({variant.weight}, j)"]
     else:
         lines += [
             "row_start = Mul(j, row_length)",

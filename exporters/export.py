@@ -13,6 +13,7 @@ from exporters.errors import ExportError
 from exporters.fixed_point import FixedWeight
 from exporters.image_input import ImageInput
 from exporters.int8 import Int8Settings, Steps, quantize_int8, stored_steps
+from exporters.int8_fbs import has_fbs_layers, quantize_fbs
 from exporters.passes.quantize_weights import quantize_weights
 from exporters.sparse_form import LayerForm, check_mode
 from exporters.store import SIZE_LIMIT_BYTES, data_path, is_external, move_model, save_model
@@ -92,7 +93,7 @@ def export(
         tolerance: Largest difference allowed, as a fraction of the batch's largest output.
         image: The file takes uint8 images (N, H, W, C) and preprocesses them itself; not together with `int8`, see
             `exporters.prepend`.
-        int8: Calibrated Q/DQ; None keeps float32.
+        int8: Calibrated Q/DQ, and FBS layers on bytes (`exporters.int8_fbs`); None keeps float32.
         fixed_point: Weights to store as INT4 or INT8; with `int8` they keep their steps.
         sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`; none with
             `int8`, and none for a target of standard ops.
@@ -130,7 +131,7 @@ def export(
     lower_sparse_conv = LowerSparseConv(sparse if sparse == "off" or (kind.own_ops and int8 is None) else "never")
     passes = kind.passes(
         one_sample=batch == 1 and int8 is None,
-        whole_weights=int8 is not None or bool(fixed_point),
+        whole_weights=bool(fixed_point),
         lower_sparse_conv=lower_sparse_conv,
     )
     written = rewrite(captured, passes, image=image)
@@ -147,6 +148,7 @@ def export(
         else:
             steps = stored_steps(stored)
     describe(written, about, path, target=kind)
+    notes: tuple[str, ...] = ()
     check(written, kind, limit_bytes=external_over_bytes)
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -157,7 +159,8 @@ def export(
             if not report.passed:
                 raise ExportError(f"{path} was not written: {_why(report)}")
             if int8 is not None:
-                written = _quantized(written, about, path, int8=int8, steps=steps, target=kind)
+                written, layers = _quantized(written, about, path, int8=int8, steps=steps, target=kind)
+                notes = (*notes, *layers)
                 check(written, kind, limit_bytes=external_over_bytes)
                 save_model(written, partial, limit_bytes=external_over_bytes)
         except ExportError as error:
@@ -172,7 +175,7 @@ def export(
         max_difference=report.relative_error,
         near_ties=report.near_ties,
         file_bytes=sum(file.stat().st_size for file in files),
-        notes=(*kind.notes(written, int8=int8 is not None), *(form.summary() for form in forms)),
+        notes=(*notes, *kind.notes(written, int8=int8 is not None), *(form.summary() for form in forms)),
         command=next((entry.value for entry in written.metadata_props if entry.key == "compress.trtexec"), None),
         forms=forms,
     )
@@ -186,15 +189,19 @@ def _quantized(
     int8: Int8Settings,
     steps: Steps,
     target: "type[Onnx]",
-) -> ModelProto:
-    """The int8 form of a finished float model."""
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """The int8 form of a finished float model, and what to say of it."""
     from exporters.rewrite import describe  # heavy, see export
 
     macs = next((int(entry.value) for entry in model.metadata_props if entry.key == "compress.macs"), None)
-    result = quantize_int8(model, int8, symmetric=target.symmetric, steps=steps)
+    notes: tuple[str, ...] = ()
+    if has_fbs_layers(model):
+        result, notes = quantize_fbs(model, int8, steps=steps)
+    else:
+        result = quantize_int8(model, int8, symmetric=target.symmetric, steps=steps)
     calibration = {"calibration": int8.calibration, "images": len(int8.images)}
     describe(result, {**about, "int8": calibration}, path, target=target, macs=macs)
-    return result
+    return result, notes
 
 
 def _checked_opset(version: int) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporters import opset
-from exporters.bodies import FBSVariant, fbs_conv_body, linear_body, unpack_add_body, unpack_body
+from exporters.bodies import FBSVariant, fbs_conv_body, fbs_conv_int8_body, linear_body, unpack_add_body, unpack_body
 from exporters.errors import ExportError
 from exporters.sparse_body import sparse_activation, sparse_conv_body
 
@@ -46,7 +46,8 @@ def attach_functions(model: ModelProto) -> ModelProto:
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
-            functions[node.op_type, variant.overload] = fbs_conv_body(variant, version)
+            body = fbs_conv_body if node.op_type == opset.FBS_CONV.name else fbs_conv_int8_body
+            functions[node.op_type, variant.overload] = body(variant, version)
     kept = [function for function in result.functions if function.domain != opset.DOMAIN]
     del result.functions[:]
     result.functions.extend([*kept, *(functions[key] for key in sorted(functions))])
@@ -85,17 +86,18 @@ def _clamp(node: NodeProto) -> str:
 
 def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    for tensor, name in zip(opset.FBS_CONV.inputs, node.input, strict=False):
+    inputs = opset.OPS[node.op_type].inputs
+    for tensor, name in zip(inputs, node.input, strict=False):
         if tensor.constant and name and name not in constants:
             raise ExportError(f"node '{node.name}': input {tensor.name} must be an initializer, not '{name}'")
-    saliency_weight = constants[node.input[4]]
+    saliency_weight = constants[node.input[[tensor.name for tensor in inputs].index("A")]]
     channels, outputs = saliency_weight.dims
     return FBSVariant(
         one_sample=one_sample,
         dense_input=_is_identity(constants.get(node.input[1]), channels),
         all_win=values["winners"] == outputs,
         normalize=bool(values["normalize"]),
-        post_shift=len(node.input) > len(opset.FBS_CONV.inputs) - 1 and bool(node.input[-1]),
+        post_shift=len(node.input) > len(inputs) - 1 and bool(node.input[-1]),
         activation=sparse_activation(values["lower"], values["upper"]),
         nonnegative=values["saliency_slope"] == 0.0,
         blocks=values["winner_block"] > 1,

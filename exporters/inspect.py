@@ -9,9 +9,9 @@ Multiply-accumulates (MACs) for one sample:
     SparseConv     K * R * H' * W'
 
 The FBS terms are the convolution over live inputs and winners, the predictor, and the scaling, as the
-published counter has them (specs of Feature Boosting and Suppression: M-CifarNet at density 0.5 is 44.24 M).
-Cx is what the node really reads: all C channels behind a residual sum. Pooling, activations and sums count
-nothing.
+published counter has them (specs of Feature Boosting and Suppression: M-CifarNet at density 0.5 is 44.24 M);
+FBSConvInt8 counts as FBSConv. Cx is what the node really reads: all C channels behind a residual sum. Pooling,
+activations and sums count nothing.
 """
 
 import contextlib
@@ -94,6 +94,7 @@ def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
     stored = _stored_weights(model, weights)
     densities = _spelled_out_densities(model, weights, shapes)
     steps = {name for names in stored.values() for name in names[1:]}
+    steps.update(node.input[3] for node in model.graph.node if node.op_type == opset.FBS_CONV_INT8.name)
     counted: set[str] = set()
     nodes = []
     for node in model.graph.node:
@@ -101,6 +102,8 @@ def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
         own = [weights[name] for name in names if name in weights and name not in counted]
         counted.update(tensor.name for tensor in own)
         integers = {stored[name][0] for name in node.input if name in stored}
+        if node.op_type == opset.FBS_CONV_INT8.name:
+            integers.add(node.input[2])
         nodes.append(_report(node, own, shapes, integers=integers, steps=steps, density=densities.get(node.name)))
     all_macs = [node.macs for node in nodes]
     file = Path(path)
@@ -170,7 +173,7 @@ def _report(
     steps: set[str],
     density: float | None,
 ) -> NodeReport:
-    """`integers` are the constants among `own` that reach the node through DequantizeLinear with one of `steps`."""
+    """`integers` are the constants among `own` that stand for floats, with one of `steps` beside them."""
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     through = [tensor for tensor in own if tensor.name in integers]
     # int64: indices, axes, shapes.
@@ -185,13 +188,15 @@ def _report(
         "Gemm": _gemm,
         "MatMul": _matmul,
         opset.FBS_CONV.name: _fbs_conv,
+        opset.FBS_CONV_INT8.name: _fbs_conv,
         opset.LINEAR.name: _linear,
         opset.SPARSE_CONV.name: _sparse_conv,
     }.get(node.op_type)
     macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
-    methods = ["fbs"] if density is not None or node.op_type == opset.FBS_CONV.name else []
+    is_fbs = node.op_type in (opset.FBS_CONV.name, opset.FBS_CONV_INT8.name)
+    methods = ["fbs"] if density is not None or is_fbs else []
     methods += sorted({_STORED[tensor.data_type] for tensor in through if tensor.data_type in _STORED})
-    if node.op_type == opset.FBS_CONV.name and inputs[2]:
+    if is_fbs and inputs[2]:
         density = attributes["winners"] / (inputs[2][0] or 1)
     if node.op_type == opset.SPARSE_CONV.name:
         methods.insert(0, "sparse")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 __all__ = [
     "DOMAIN",
     "FBS_CONV",
+    "FBS_CONV_INT8",
     "FLOAT_MAX",
     "IR_VERSION",
     "LINEAR",
@@ -140,6 +141,29 @@ FBS_CONV = Op(
     ),
 )
 
+FBS_CONV_INT8 = Op(
+    name="FBSConvInt8",
+    summary=(
+        "FBSConv on bytes: X stands for x_step * (X - x_zero), W for S * W, and Y for y_step * (Y - y_zero), rounded "
+        "to the nearest and cut to 0 … 255. Products of X and W are summed in int32, exactly."
+    ),
+    inputs=(
+        Tensor("X", "uint8", ("N", "H", "W", "Cx"), FBS_CONV.inputs[0].meaning),
+        FBS_CONV.inputs[1],
+        Tensor("W", "int8", ("K", "C", "kh", "kw"), "kernels, at most 65793 numbers each", constant=True),
+        Tensor("S", "float", ("K",), "step of each output's W, positive", constant=True),
+        *FBS_CONV.inputs[3:],
+    ),
+    outputs=(Tensor("Y", "uint8", ("N", "H'", "W'", "k"), FBS_CONV.outputs[0].meaning), FBS_CONV.outputs[1]),
+    attributes=(
+        *FBS_CONV.attributes,
+        Attribute("x_step", "float", "value of one step of X, positive"),
+        Attribute("x_zero", "int", "the byte of X that is 0, from 0 to 255; padding has it too"),
+        Attribute("y_step", "float", "value of one step of Y, positive"),
+        Attribute("y_zero", "int", "the byte of Y that is 0, from 0 to 255"),
+    ),
+)
+
 UNPACK = Op(
     name="Unpack",
     summary="Puts packed channels back in their places: Y[n,:,:,I[n,j]] = X[n,:,:,j], exactly 0 elsewhere.",
@@ -209,4 +233,4 @@ LINEAR = Op(
     attributes=UNPACK_ADD.attributes,
 )
 
-OPS = {op.name: op for op in (FBS_CONV, SPARSE_CONV, UNPACK, UNPACK_ADD, LINEAR)}
+OPS = {op.name: op for op in (FBS_CONV, FBS_CONV_INT8, SPARSE_CONV, UNPACK, UNPACK_ADD, LINEAR)}

@@ -25,13 +25,11 @@ def prepend_to_file(path: Path, output: Path, image: ImageInput) -> None:
     An int8 file may round an input to the neighbouring step, so its outputs may differ by `INT8_TOLERANCE`.
 
     Raises:
-        ExportError: The file cannot be read, takes inputs of another size, holds local functions, or disagrees.
+        ExportError: The file cannot be read, takes inputs of another size, or disagrees.
     """
     import torch  # heavy, see exporters.export
 
     model = load_onnx(path)
-    if model.functions:
-        raise ExportError(f"{path}: holds FBS layers; export it again with its preprocessing")
     about = read_metadata(model)
     kind = targets.get(str(about.get("target", "onnx")))
     macs = about.get("macs")

@@ -40,12 +40,15 @@ def rewrite(captured: ModelProto, passes: tuple[Pass, ...], *, image: ImageInput
 
 
 def prepended(model: ModelProto, image: ImageInput) -> ModelProto:
-    """Returns a finished model of standard ops with preprocessing in front."""
+    """Returns a finished model with preprocessing in front."""
     import onnx_graphsurgeon as gs  # as in rewrite
 
-    graph = gs.import_onnx(model)
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    del bare.functions[:]  # written anew below
+    graph = gs.import_onnx(bare)
     prepend_image_input(graph, image)
-    result = _exported(graph)
+    result = attach_functions(_exported(graph))
     result.metadata_props.extend(model.metadata_props)
     return result
 

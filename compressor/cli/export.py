@@ -42,7 +42,9 @@ def export(
         str | None,
         typer.Option(metavar="HxW", help="Of these images, where they are to be resized in the file."),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Calibrated static int8 (Q/DQ); needs --data.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Calibrated static int8 (Q/DQ; FBS layers on bytes); needs --data.")
+    ] = False,
     calibration: Annotated[
         str, typer.Option(help="How --int8 finds ranges: min-max, percentile or entropy.")
     ] = "percentile",

@@ -18,7 +18,7 @@ __all__ = ["NodeTime", "profile_nodes"]
 _SEED = 0
 _WARM_UP_RUNS = 5
 _NODE_SUFFIX = "_kernel_time"
-_LAYER = "FBSConv"
+_LAYERS = ("FBSConv", "FBSConvInt8")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class NodeTime:
 
     Attributes:
         name: The node's.
-        op: Its type; ours are FBSConv and Unpack.
+        op: Its type; ours are those of `exporters.opset`.
         way: How a native layer came to its outputs, see `runtime.library.way_of`; empty for everything else.
         output_bytes: What it writes.
         median_us: Median over the runs.
@@ -81,7 +81,7 @@ def profile_nodes(
         events = json.loads(Path(model.session.onnx_session.end_profiling()).read_text(encoding="utf-8"))
         nodes = _nodes(events)
         native = model.session.isa is not None  # ways are known as long as the session lives
-        ways = {name: way_of(name) if native and node.op == _LAYER else "" for name, node in nodes.items()}
+        ways = {name: way_of(name) if native and node.op in _LAYERS else "" for name, node in nodes.items()}
     if not nodes:
         raise BenchmarkError(f"{path}: ONNX Runtime's profile names no node")
     medians = {name: statistics.median(node.times_us[_WARM_UP_RUNS:] or node.times_us) for name, node in nodes.items()}

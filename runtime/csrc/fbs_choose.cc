@@ -14,18 +14,6 @@ constexpr int64_t kDividedSums = 4000;
 
 }  // namespace
 
-// The mean saliency of each block, for each of its outputs: equal ones win in order, so blocks stay whole.
-// The last block may be smaller.
-void FbsConv::rank(const Work& work) const {
-  if (winner_block_ == 1) return;
-  for (int32_t first = 0; first < outputs_; first += winner_block_) {
-    const int32_t last = std::min(first + winner_block_, outputs_);
-    float sum = 0.0f;
-    for (int32_t o = first; o < last; ++o) sum += work.saliency[o];
-    std::fill(work.ranked + first, work.ranked + last, sum / static_cast<float>(last - first));
-  }
-}
-
 // Saliency, winners, and what the convolution needs to know of them.
 void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Parallel& parallel) const {
   const int64_t pixels = work.geometry->input_height * work.geometry->input_width;
@@ -55,19 +43,12 @@ void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Paralle
     kernels_->saliency(work.means, work.live, work.channels, saliency_weight_.floats(), all_vectors_ * lanes_,
                        saliency_bias_, spec_.saliency_slope, first, last, work.saliency);
   });
-  if (spec_.normalize != 0) {
-    double sum = 0.0;
-    for (int32_t o = 0; o < outputs_; ++o) sum += static_cast<double>(work.saliency[o]);
-    const double factor = sum == 0.0 ? 1.0 : static_cast<double>(outputs_) / sum;
-    for (int32_t o = 0; o < outputs_; ++o) {
-      work.saliency[o] = static_cast<float>(static_cast<double>(work.saliency[o]) * factor);
-    }
-  }
+  if (spec_.normalize != 0) scale_to_mean_one(work.saliency, outputs_);
 
   if (winners_ == outputs_) {
     for (int32_t o = 0; o < outputs_; ++o) work.winners[o] = o;
   } else {
-    rank(work);
+    if (winner_block_ > 1) block_means(work.saliency, outputs_, winner_block_, work.ranked);
     top_k(*kernels_, work.ranked, outputs_, winners_, work.keys, work.winners);
   }
   if (work.pack || work.all) squeeze_steps(work.winners, winners_, lanes_, work.steps, work.first_step);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "fbs_work.h"
 #include "select.h"
@@ -93,15 +94,6 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
   if (spec_.post_shift) spec_.post_shift->data = nullptr;
 }
 
-std::shared_ptr<const Geometry> FbsConv::geometry(int64_t height, int64_t width) const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (geometry_ == nullptr || geometry_->input_height != height || geometry_->input_width != width) {
-    geometry_ = std::make_shared<const Geometry>(
-        make_geometry(spec_.y(), spec_.x(), height, width, kernels_->max_tile));
-  }
-  return geometry_;
-}
-
 // Packing pays where enough pixels share the packed weights. Costs in vector multiply-adds per live channel.
 // Measured against both ways, this choice is the faster one (tests/benchmarks/native_ways.py).
 bool FbsConv::packs(const Geometry& geometry, int32_t channels) const {
@@ -135,7 +127,8 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
                   const Parallel& parallel) const {
   const int64_t samples = x.dims[0];
   if (samples == 0) return;
-  const std::shared_ptr<const Geometry> shape = geometry(x.dims[1], x.dims[2]);
+  const std::shared_ptr<const Geometry> shape =
+      geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], kernels_->max_tile);
   const auto channels = static_cast<int32_t>(x.dims[3]);
   const int64_t x_size = x.dims[1] * x.dims[2] * x.dims[3];
   const int64_t y_size = shape->pixels() * winners_;

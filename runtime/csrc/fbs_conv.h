@@ -4,8 +4,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <mutex>
 
 #include "chain.h"
 #include "geometry.h"
@@ -38,8 +36,6 @@ class FbsConv {
  private:
   struct Work;
 
-  std::shared_ptr<const Geometry> geometry(int64_t height, int64_t width) const;
-  void rank(const Work& work) const;
   bool packs(const Geometry& geometry, int32_t channels) const;
   Manner manner(const Geometry& geometry, int32_t channels, int threads) const;
   void run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry,
@@ -89,8 +85,7 @@ class FbsConv {
 
   ChainLink link_;
   mutable std::atomic<Way> way_ = Way::kNone;
-  mutable std::mutex mutex_;
-  mutable std::shared_ptr<const Geometry> geometry_;  // of the last input size seen
+  mutable LastGeometry geometry_;
 };
 
 }  // namespace compress

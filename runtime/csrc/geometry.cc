@@ -94,4 +94,13 @@ Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64
   return geometry;
 }
 
+std::shared_ptr<const Geometry> LastGeometry::get(const Axis& y, const Axis& x, int64_t input_height,
+                                                  int64_t input_width, int32_t max_tile) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (last_ == nullptr || last_->input_height != input_height || last_->input_width != input_width) {
+    last_ = std::make_shared<const Geometry>(make_geometry(y, x, input_height, input_width, max_tile));
+  }
+  return last_;
+}
+
 }  // namespace compress

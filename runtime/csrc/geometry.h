@@ -4,6 +4,8 @@
 #define COMPRESS_GEOMETRY_H_
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "kernels/table.h"
@@ -42,6 +44,17 @@ struct Geometry {
 // The geometry of a non-empty output, in tiles of at most `max_tile` pixels.
 Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
                        int32_t max_tile);
+
+// The geometry of the last input size seen, for any number of threads.
+class LastGeometry {
+ public:
+  std::shared_ptr<const Geometry> get(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
+                                      int32_t max_tile);
+
+ private:
+  std::mutex mutex_;
+  std::shared_ptr<const Geometry> last_;
+};
 
 }  // namespace compress
 

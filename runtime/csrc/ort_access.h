@@ -70,10 +70,22 @@ inline constexpr ort::ElementType kElementType = ort::kFloat;
 template <>
 inline constexpr ort::ElementType kElementType<uint8_t> = ort::kUint8;
 template <>
+inline constexpr ort::ElementType kElementType<int8_t> = ort::kInt8;
+template <>
 inline constexpr ort::ElementType kElementType<int64_t> = ort::kInt64;
 
 inline const char* text(ort::ElementType type) {
-  return type == ort::kFloat ? "float" : type == ort::kUint8 ? "uint8" : "int64";
+  switch (type) {
+    case ort::kFloat:
+      return "float";
+    case ort::kUint8:
+      return "uint8";
+    case ort::kInt8:
+      return "int8";
+    case ort::kInt64:
+      return "int64";
+  }
+  return "";
 }
 
 template <typename T>

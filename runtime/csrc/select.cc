@@ -1,5 +1,6 @@
 #include "select.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -17,6 +18,22 @@ int32_t ordered_key(float value) {
 }
 
 }  // namespace
+
+void scale_to_mean_one(float* s, int32_t count) {
+  double sum = 0.0;
+  for (int32_t i = 0; i < count; ++i) sum += static_cast<double>(s[i]);
+  const double factor = sum == 0.0 ? 1.0 : static_cast<double>(count) / sum;
+  for (int32_t i = 0; i < count; ++i) s[i] = static_cast<float>(static_cast<double>(s[i]) * factor);
+}
+
+void block_means(const float* s, int32_t count, int32_t block, float* means) {
+  for (int32_t first = 0; first < count; first += block) {
+    const int32_t last = std::min(first + block, count);
+    float sum = 0.0f;
+    for (int32_t i = first; i < last; ++i) sum += s[i];
+    std::fill(means + first, means + last, sum / static_cast<float>(last - first));
+  }
+}
 
 void top_k(const KernelTable& kernels, const float* s, int32_t count, int32_t k, int32_t* keys,
            int32_t* winners) {

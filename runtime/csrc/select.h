@@ -8,6 +8,13 @@
 
 namespace compress {
 
+// s = s * count / sum(s), unless the sum is 0.
+void scale_to_mean_one(float* s, int32_t count);
+
+// The mean of s over each block of neighbours, for each of its outputs: equal ones win in order, so blocks
+// stay whole. The last block may be smaller.
+void block_means(const float* s, int32_t count, int32_t block, float* means);
+
 // Writes the k largest of s[0 … count-1] to `winners`, as indices, ascending. Of equal values the lower index
 // wins; -0 equals 0; NaN is below everything. O(count), no branch on the data. `keys`: scratch for `count`
 // values, rounded up to whole vectors.

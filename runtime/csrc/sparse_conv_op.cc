@@ -1,5 +1,4 @@
 // SparseConv as ONNX Runtime sees it.
-#include <limits>
 #include <memory>
 #include <optional>
 
@@ -7,6 +6,7 @@
 #include "session_threads.h"
 #include "shape_inference.h"
 #include "sparse_conv.h"
+#include "window.h"
 
 namespace compress {
 
@@ -25,13 +25,7 @@ SparseSpec read_sparse(const Api& api, const OrtKernelInfo* info) {
   if (!attribute(api, info, "in_channels", &spec.channels))
     require("attribute in_channels is missing; it must be an int");
   attribute(api, info, "kernel_shape", &spec.kernel_shape);
-  attribute(api, info, "strides", &spec.strides);
-  attribute(api, info, "pads", &spec.pads);
-  attribute(api, info, "dilations", &spec.dilations);
-  spec.lower = -std::numeric_limits<float>::max();
-  spec.upper = std::numeric_limits<float>::max();
-  attribute(api, info, "lower", &spec.lower);
-  attribute(api, info, "upper", &spec.upper);
+  read_window(api, info, &spec);
   spec.weight = constant(api, info, 1, "W");
   spec.places = constant<uint8_t>(api, info, 2, "P");
   spec.bias = constant(api, info, 3, "B");
@@ -76,18 +70,8 @@ OrtStatus* infer_sparse_conv(const ort::CustomOp*, OrtShapeInferContext* context
         !inferred_attribute(api, context, "kernel_shape", ort::kAttributeInts, kernel, 2)) {
       return;
     }
-    int64_t strides[2] = {1, 1};
-    int64_t pads[4] = {};
-    int64_t dilations[2] = {1, 1};
-    inferred_attribute(api, context, "strides", ort::kAttributeInts, strides, 2);
-    inferred_attribute(api, context, "pads", ort::kAttributeInts, pads, 4);
-    inferred_attribute(api, context, "dilations", ort::kAttributeInts, dilations, 2);
     InferredShape y = {x->at(0), w->at(0), {}, {}};
-    for (size_t i = 0; i < 2; ++i) {
-      const Axis axis = {kernel[i], strides[i], dilations[i], pads[i], pads[2 + i]};
-      if (axis.kernel > 0 && axis.stride > 0 && axis.dilation > 0)
-        y[2 + i] = inferred_outputs(axis, x->at(2 + i));
-    }
+    inferred_window(api, context, kernel, &x->at(2), &y[2]);
     set_inferred_output(api, context, 0, ort::kFloat, y);
   });
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import runtime
 from compressor import checkpoint
 from compressor.cli.app import main
 from compressor.data import Loader, load
+from compressor.methods.fbs import FBS
 from compressor.pipeline import export as pipeline_export
 from compressor.pipeline import int8 as pipeline_int8
 from compressor.pipeline.provenance import read_provenance
@@ -94,6 +96,23 @@ def test_int8_tells_what_it_costs(folder: Path, capsys: pytest.CaptureFixture[st
     assert compress("verify", folder / "dense.pt", file) == 1
     assert "add --data" in capsys.readouterr().err
     assert compress("verify", folder / "dense.pt", file, "--data", "digits", "--images", 16) == 0
+
+
+def test_an_fbs_network_becomes_int8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dense, method = checkpoint.load(folder / "dense.pt"), FBS(density=0.5)
+    network = method.attach(checkpoint.rebuild(dense), torch.zeros(1, 1, 8, 8))
+    fbs = replace(dense, method="fbs", method_settings=method.settings(), density=0.5, state=network.state_dict())
+    checkpoint.save(fbs, folder / "fbs.pt")
+    file = folder / "fbs_int8.onnx"
+    words = ("export", folder / "fbs.pt", "--int8", "--data", "digits", "--calibration-images", 64)
+    assert compress(*words, "--no-measure", "-o", file) == 0
+    said = capsys.readouterr().err
+    assert "FBS layers" in said
+    (line,) = [line for line in said.splitlines() if "int8: accuracy" in line]
+    assert "143 validation images" in line
+    report = inspect_onnx(file)
+    assert {node.method for node in report.nodes if node.op == "compress.FBSConvInt8"} == {"fbs+int8"}
+    assert compress("verify", folder / "fbs.pt", file, "--data", "digits", "--images", 16) == 0
 
 
 @pytest.mark.parametrize(("ratio", "verdict"), [(0.5, "SLOWER: keep float32"), (2.0, "faster")])

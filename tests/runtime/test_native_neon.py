@@ -18,7 +18,7 @@ def arm_build(tmp_path_factory):
     if missing:
         pytest.skip(f"{' and '.join(missing)} not found; Debian and Ubuntu have g++-aarch64-linux-gnu")
     options = (f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}", "-DCOMPRESS_HOST=ON", "-DCOMPRESS_EXAMPLE=ON")
-    targets = ["compress_ops", "compress_host", "compress_sparse_host", "compress_time"]
+    targets = ["compress_ops", "compress_host", "compress_sparse_host", "compress_int8_host", "compress_time"]
     return native_build.build(tmp_path_factory.mktemp("arm") / "build", *options, targets=targets)
 
 
@@ -42,3 +42,5 @@ def test_neon_equals_generic(arm_build, emulator):
     assert re.fullmatch(rf"\d+ shapes and {CASES} random cases are right: neon generic\n", said)
     host = host.with_name("compress_sparse_host")
     assert native_build.run(*emulator, host, str(CASES), cwd=arm_build) == f"{CASES} sparse cases are right\n"
+    host = host.with_name("compress_int8_host")
+    assert native_build.run(*emulator, host, str(CASES), cwd=arm_build) == f"{CASES} int8 cases are right\n"

@@ -10,6 +10,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -54,6 +55,52 @@ inline Vec take(Vec old, Vec source, Lanes lanes) {
   return _mm256_blendv_ps(_mm256_permutevar8x32_ps(source, lanes), old, _mm256_castsi256_ps(lanes));
 }
 
+inline Vec as_vec(Lanes a) { return _mm256_castsi256_ps(a); }
+inline Lanes as_lanes(Vec a) { return _mm256_castps_si256(a); }
+inline Vec to_floats(Lanes a) { return _mm256_cvtepi32_ps(a); }
+inline Lanes and_lanes(Lanes a, Lanes b) { return _mm256_and_si256(a, b); }
+inline Lanes add_lanes(Lanes a, Lanes b) { return _mm256_add_epi32(a, b); }
+template <int kBits>
+inline Lanes merge(Lanes a, Lanes b) {
+  return _mm256_or_si256(a, _mm256_slli_epi32(b, kBits));
+}
+
+// Bytes as 16 bits each, the first and third of every lane in one vector, the others in another: the
+// instruction that adds products of bytes would saturate.
+inline constexpr int kMaxInt8Tile = 4;
+struct Weights {
+  __m256i even, odd;
+};
+using Activations = Weights;
+inline Weights load_weights(const int8_t* p) {
+  const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), _mm256_srai_epi16(all, 8)};
+}
+inline Activations broadcast_four(const uint8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  const __m256i all = _mm256_set1_epi32(four);
+  return {_mm256_and_si256(all, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(all, 8)};
+}
+inline Lanes dot(Lanes sums, Activations x, Weights w) {
+  const __m256i even = _mm256_add_epi32(sums, _mm256_madd_epi16(x.even, w.even));
+  return _mm256_add_epi32(even, _mm256_madd_epi16(x.odd, w.odd));
+}
+inline Lanes load_bytes(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
+  const __m256i low = _mm256_and_si256(lanes, _mm256_set1_epi32(0xff));
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+  const __m128i bytes = _mm_packus_epi16(words, words);
+  if (count >= kLanes) return _mm_storel_epi64(reinterpret_cast<__m128i*>(p), bytes);
+  uint8_t all[sizeof(bytes)];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(all), bytes);
+  for (int i = 0; i < count; ++i) p[i] = all[i];
+}
+
 }  // namespace
+
+#include "kernels/columns.h"  // last: on top of what stands above
 
 #endif  // COMPRESS_ISA_AVX2_H_

@@ -10,6 +10,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -48,6 +49,75 @@ inline Lanes count_at_least(Lanes counts, Lanes value, Lanes threshold) {
 }
 inline Vec take(Vec old, Vec source, Lanes lanes) {
   return _mm512_mask_permutexvar_ps(old, _mm512_knot(_mm512_movepi32_mask(lanes)), lanes, source);
+}
+
+inline Vec as_vec(Lanes a) { return _mm512_castsi512_ps(a); }
+inline Lanes as_lanes(Vec a) { return _mm512_castps_si512(a); }
+inline Vec to_floats(Lanes a) { return _mm512_cvtepi32_ps(a); }
+inline Lanes and_lanes(Lanes a, Lanes b) { return _mm512_and_si512(a, b); }
+inline Lanes add_lanes(Lanes a, Lanes b) { return _mm512_add_epi32(a, b); }
+#ifdef __AVX512VNNI__
+inline constexpr int kMaxInt8Tile = 14;
+using Weights = __m512i;
+using Activations = __m512i;
+inline Weights load_weights(const int8_t* p) { return _mm512_loadu_si512(p); }
+inline Activations broadcast_four(const uint8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+// Not the intrinsic: around it GCC 12 copies every sum to another register and to memory.
+inline Lanes dot(Lanes sums, Activations x, Weights w) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(x), "v"(w));
+  return sums;
+}
+#else
+// As 16 bits each, the first and third byte of every lane in one vector, the others in another: the
+// instruction that adds products of bytes would saturate.
+inline constexpr int kMaxInt8Tile = 12;
+struct Weights {
+  __m512i even, odd;
+};
+using Activations = Weights;
+inline Weights load_weights(const int8_t* p) {
+  const __m512i all = _mm512_loadu_si512(p);
+  return {_mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), _mm512_srai_epi16(all, 8)};
+}
+inline Activations broadcast_four(const uint8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  const __m512i all = _mm512_set1_epi32(four);
+  return {_mm512_and_si512(all, _mm512_set1_epi16(0xff)), _mm512_srli_epi16(all, 8)};
+}
+inline Lanes dot(Lanes sums, Activations x, Weights w) {
+  const __m512i even = _mm512_add_epi32(sums, _mm512_madd_epi16(x.even, w.even));
+  return _mm512_add_epi32(even, _mm512_madd_epi16(x.odd, w.odd));
+}
+#endif
+inline Lanes load_bytes(const uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
+  _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(count), lanes);
+}
+
+// As in kernels/columns.h, a row in each quarter until all is found: a byte of -1 picks a 0.
+using Columns = __m512i;
+inline Columns columns_of(const int32_t* lanes) {
+  return _mm512_broadcast_i32x4(_mm512_cvtepi32_epi8(load_lanes(lanes)));
+}
+inline Lanes add_columns(Lanes found, const uint8_t* const* rows, int64_t offset, Columns columns) {
+  const auto row = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + offset)); };
+  __m512i four = _mm512_castsi128_si512(row(0));
+  four = _mm512_inserti32x4(four, row(1), 1);
+  four = _mm512_inserti32x4(four, row(2), 2);
+  four = _mm512_inserti32x4(four, row(3), 3);
+  return _mm512_or_si512(found, _mm512_shuffle_epi8(four, columns));
+}
+inline Lanes interleave(Lanes found) {
+  const __m512i quarters = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m128i bytes = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(quarters, found), _mm512_broadcast_i32x4(bytes));
 }
 
 }  // namespace

@@ -71,6 +71,56 @@ inline Vec take(Vec old, Vec source, Lanes lanes) {
   return old;
 }
 
+inline Vec as_vec(Lanes a) {
+  Vec v;
+  std::memcpy(&v, &a, sizeof(v));
+  return v;
+}
+inline Lanes as_lanes(Vec a) {
+  Lanes lanes;
+  std::memcpy(&lanes, &a, sizeof(lanes));
+  return lanes;
+}
+inline Vec to_floats(Lanes a) { return __builtin_convertvector(a, Vec); }
+inline Lanes and_lanes(Lanes a, Lanes b) { return a & b; }
+inline Lanes add_lanes(Lanes a, Lanes b) { return a + b; }
+// a, with b's bits moved up by kBits among them.
+template <int kBits>
+inline Lanes merge(Lanes a, Lanes b) {
+  return a | (b << kBits);
+}
+
+// Bytes. One lane holds four weights, or four activations that every lane has.
+inline constexpr int kMaxInt8Tile = 4;
+struct Weights {
+  Lanes bytes[4];
+};
+struct Activations {
+  int32_t bytes[4];
+};
+inline Weights load_weights(const int8_t* p) {
+  Lanes all;
+  std::memcpy(&all, p, sizeof(all));
+  return {{(all << 24) >> 24, (all << 16) >> 24, (all << 8) >> 24, all >> 24}};
+}
+inline Activations broadcast_four(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+inline Lanes dot(Lanes sums, Activations x, Weights w) {
+  for (int i = 0; i < 4; ++i) sums += x.bytes[i] * w.bytes[i];
+  return sums;
+}
+// One byte a lane, the bits above it 0.
+inline Lanes load_bytes(const uint8_t* p) {
+  Lanes lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = p[i];
+  return lanes;
+}
+// The low byte of each of the first `count` lanes, of all of them where there are fewer.
+inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
+  for (int i = 0; i < count && i < kLanes; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+}
+
 }  // namespace
+
+#include "kernels/columns.h"  // last: on top of what stands above
 
 #endif  // COMPRESS_ISA_GENERIC_H_

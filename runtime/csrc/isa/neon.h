@@ -12,6 +12,7 @@
 #include <arm_neon.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -61,6 +62,50 @@ inline Vec take(Vec old, Vec source, Lanes lanes) {
       vqtbx1q_u8(vreinterpretq_u8_f32(old), vreinterpretq_u8_f32(source), vreinterpretq_u8_s32(bytes)));
 }
 
+inline Vec as_vec(Lanes a) { return vreinterpretq_f32_s32(a); }
+inline Lanes as_lanes(Vec a) { return vreinterpretq_s32_f32(a); }
+inline Vec to_floats(Lanes a) { return vcvtq_f32_s32(a); }
+inline Lanes and_lanes(Lanes a, Lanes b) { return vandq_s32(a, b); }
+inline Lanes add_lanes(Lanes a, Lanes b) { return vaddq_s32(a, b); }
+template <int kBits>
+inline Lanes merge(Lanes a, Lanes b) {
+  return vorrq_s32(a, kBits == 0 ? b : vshlq_n_s32(b, kBits));
+}
+
+// Bytes widened to whole lanes, the first of every four in one vector and so on: no instruction of the base
+// set multiplies unsigned with signed ones.
+inline constexpr int kMaxInt8Tile = 8;
+struct Weights {
+  int32x4_t bytes[4];
+};
+using Activations = Weights;
+inline Weights load_weights(const int8_t* p) {
+  const int32x4_t all = vreinterpretq_s32_s8(vld1q_s8(p));
+  return {{vshrq_n_s32(vshlq_n_s32(all, 24), 24), vshrq_n_s32(vshlq_n_s32(all, 16), 24),
+           vshrq_n_s32(vshlq_n_s32(all, 8), 24), vshrq_n_s32(all, 24)}};
+}
+inline Activations broadcast_four(const uint8_t* p) {
+  return {{vdupq_n_s32(p[0]), vdupq_n_s32(p[1]), vdupq_n_s32(p[2]), vdupq_n_s32(p[3])}};
+}
+inline Lanes dot(Lanes sums, const Activations& x, const Weights& w) {
+  sums = vmlaq_s32(vmlaq_s32(sums, x.bytes[0], w.bytes[0]), x.bytes[1], w.bytes[1]);
+  return vmlaq_s32(vmlaq_s32(sums, x.bytes[2], w.bytes[2]), x.bytes[3], w.bytes[3]);
+}
+inline Lanes load_bytes(const uint8_t* p) {
+  uint32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  const uint16x8_t words = vmovl_u8(vcreate_u8(four));
+  return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words)));
+}
+inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
+  const uint16x4_t words = vmovn_u32(vreinterpretq_u32_s32(lanes));
+  const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
+  const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
+  std::memcpy(p, &four, static_cast<size_t>(count >= kLanes ? kLanes : count));
+}
+
 }  // namespace
+
+#include "kernels/columns.h"  // last: on top of what stands above
 
 #endif  // COMPRESS_ISA_NEON_H_

@@ -5,6 +5,7 @@
 #define COMPRESS_KERNELS_CONV_H_
 
 #include "kernels/table.h"
+#include "kernels/tiles.h"
 
 namespace {
 
@@ -191,47 +192,23 @@ TileFunction tile_function(int pixels) {
 void conv(const ConvTask& task, const float* w, int first_vector, int num_vectors, int first_tile,
           int last_tile) {
   const int first_output = first_vector * kLanes;
+  const bool listed = task.channel_offsets != nullptr;
   Tile tile;
   tile.w = w;
-  for (int g = 0; g < task.num_regions && task.regions[g].first_tile < last_tile; ++g) {
-    const Region& region = task.regions[g];
-    int t = first_tile - region.first_tile;
-    if (t < 0) t = 0;
-    int end = last_tile - region.first_tile;
-    if (end > region.tiles) end = region.tiles;
-    int known_pixels = 0;
-    TileFunction function = nullptr;
-    for (; t < end; ++t) {
-      const int first = static_cast<int>(static_cast<int64_t>(region.pixels) * t / region.tiles);
-      const int last = static_cast<int>(static_cast<int64_t>(region.pixels) * (t + 1) / region.tiles);
-      tile.sums = task.sums == nullptr
-                      ? nullptr
-                      : task.sums + static_cast<int64_t>(region.first_tile + t) * 2 * kLanes * kMaxTile;
-      int row = first / region.width;
-      int column = first % region.width;
-      for (int p = 0; p < last - first; ++p) {
-        tile.x[p] = task.x + (region.input_pixel + static_cast<int64_t>(row) * task.input_step_y +
-                              static_cast<int64_t>(column) * task.input_step_x) *
-                                 task.pitch;
-        tile.y[p] = task.y +
-                    (static_cast<int64_t>(region.y + row) * task.output_width + region.x + column) * task.k +
-                    first_output;
-        if (++column == region.width) {
-          column = 0;
-          ++row;
+  int known_pixels = 0;
+  TileFunction function = nullptr;
+  for_each_tile(
+      task, first_output, first_tile, last_tile, tile, [&](const Region& region, int number, int pixels) {
+        tile.sums =
+            task.sums == nullptr ? nullptr : task.sums + static_cast<int64_t>(number) * 2 * kLanes * kMaxTile;
+        if (pixels != known_pixels) {
+          known_pixels = pixels;
+          function = num_vectors == 2
+                         ? (listed ? tile_function<2, true>(pixels) : tile_function<2, false>(pixels))
+                         : (listed ? tile_function<1, true>(pixels) : tile_function<1, false>(pixels));
         }
-      }
-      if (last - first != known_pixels) {
-        known_pixels = last - first;
-        const bool listed = task.channel_offsets != nullptr;
-        function =
-            num_vectors == 2
-                ? (listed ? tile_function<2, true>(known_pixels) : tile_function<2, false>(known_pixels))
-                : (listed ? tile_function<1, true>(known_pixels) : tile_function<1, false>(known_pixels));
-      }
-      function(task, region, tile, first_output);
-    }
-  }
+        function(task, region, tile, first_output);
+      });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include COMPRESS_ISA_HEADER
 
 #include "kernels/conv.h"
+#include "kernels/int8.h"
 #include "kernels/saliency.h"
 #include "kernels/sparse.h"
 #include "kernels/squeeze.h"
@@ -37,6 +38,11 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .gather = gather,
     .multiply = multiply,
     .few_pixels = kFewPixels,
+    .int8 = {.max_tile = kMaxInt8Tile,
+             .conv = conv_int8,
+             .start = start_int8,
+             .pack = pack_int8,
+             .sum_bytes = sum_bytes},
 };
 
 }  // namespace compress

@@ -11,6 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/int8_tasks.h"
+
 namespace compress {
 
 // Widest vector of any instruction set; sizes what portable code prepares for kernels.
@@ -206,6 +208,8 @@ struct KernelTable {
 
   // Up to so many pixels, a tile of one vector costs about as much as its pixels and not as a vector of them.
   int32_t few_pixels;
+
+  Int8Kernels int8;
 };
 
 }  // namespace compress

@@ -127,6 +127,38 @@ def fbs_model(layer, *, shape=("N", "H", "W", "Cx"), computed=(), types=None, **
     return _model([node], inputs, outputs, initializers)
 
 
+def make_int8_layer(rng, *, x_zero=0, y_zero=0, channels=8, **settings):
+    """An FBSConv layer whose weights are whole numbers times their steps, and what FBSConvInt8 has besides."""
+    layer = make_layer(rng, channels=channels, **settings)
+    weight = layer.constants["W"]
+    steps = (np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127).astype(np.float32)
+    levels = np.rint(weight / steps[:, None, None, None]).astype(np.int8)
+    layer.constants["W"] = levels * steps[:, None, None, None]
+    scales = {"x_step": 0.015, "x_zero": x_zero, "y_step": 0.03, "y_zero": y_zero}
+    return layer, {"W": levels, "S": steps}, scales
+
+
+def make_bytes(rng, *, live, channels, batch=1, size=(6, 5), rows=None):
+    x, index = make_input(rng, live=live, channels=channels, batch=batch, size=size, rows=rows)
+    return rng.integers(0, 256, size=x.shape).astype(np.uint8), index
+
+
+def int8_model(layer, weights, scales, *, shape=("N", "H", "W", "Cx"), **attributes):
+    """A model of one FBSConvInt8 node, of what `make_int8_layer` made; None among `attributes` leaves one out."""
+    constants = {**weights, **{name: value for name, value in layer.constants.items() if name != "W"}}
+    inputs = [
+        helper.make_tensor_value_info("X", TensorProto.UINT8, shape),
+        helper.make_tensor_value_info("I", TensorProto.INT64, ["M", shape[3]]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("Y", TensorProto.UINT8, [None] * 4),
+        helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2),
+    ]
+    kept = {name: value for name, value in (layer.attributes() | scales | attributes).items() if value is not None}
+    node = helper.make_node("FBSConvInt8", ["X", "I", *constants], ["Y", "J"], domain="compress", **kept)
+    return _model([node], inputs, outputs, [numpy_helper.from_array(value, name) for name, value in constants.items()])
+
+
 def unpack_model(channels):
     node = helper.make_node("Unpack", ["X", "I"], ["Y"], domain="compress", channels=channels)
     inputs = [

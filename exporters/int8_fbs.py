@@ -1,0 +1,212 @@
+"""Static int8 for files with FBS layers: FBSConv becomes FBSConvInt8, with ranges calibrated on real inputs.
+
+Weights: per output channel, symmetric. Activations: uint8 per tensor; 0 is a byte of its own (0 behind a ReLU). Bytes
+flow from layer to layer, through transposes and max pools too; wherever something reads floats, a DequantizeLinear
+stands before it, and a QuantizeLinear behind what makes floats for an FBS layer.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from exporters import opset
+from exporters.calibration import Int8Settings, ranges_of
+from exporters.errors import ExportError
+from exporters.functions import attach_functions
+from exporters.int8 import Steps
+
+__all__ = ["has_fbs_layers", "quantize_fbs"]
+
+_ON_BYTES = ("Transpose", "MaxPool")  # standard ops that give of bytes what they give of the floats they stand for
+_MOST_TERMS = 65793  # products that an int32 holds: as runtime/csrc/int8_layer.h has it
+_LAYERS = (opset.FBS_CONV.name, opset.LINEAR.name, "Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """A tensor of bytes q that stands for step * (q - zero)."""
+
+    name: str
+    step: float
+    zero: int
+
+
+def has_fbs_layers(model: ModelProto) -> bool:
+    """Whether there is an FBSConv."""
+    return any(node.domain == opset.DOMAIN and node.op_type == opset.FBS_CONV.name for node in model.graph.node)
+
+
+def quantize_fbs(
+    model: ModelProto, settings: Int8Settings, *, steps: Steps | None = None
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """Returns the model with its FBS layers in int8, and a line that says what became of the layers.
+
+    Args:
+        model: Finished, in float, with FBS layers; of one float input.
+        settings: Calibration and the inputs for it.
+        steps: Of weights that are in fixed point already, so that they are not rounded a second time.
+
+    Raises:
+        ExportError: No layer can become int8, or there are fewer inputs than the model takes at a time.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float.onnx"
+        onnx.save(model, path)
+        ranges = ranges_of(path, settings, [opset.FBS_CONV.name])
+    rewriting = _Rewriting(model, ranges, steps or {})
+    result = rewriting.run()
+    left = [
+        f"{node.name} ({rewriting.refused.get(node.name, node.op_type)})"
+        for node in model.graph.node
+        if node.op_type in _LAYERS and node.name not in rewriting.done
+    ]
+    if not rewriting.done:
+        raise ExportError(f"no layer can become int8: {', '.join(left)}; leave --int8 out")
+    note = f"int8: {len(rewriting.done)} FBS layers"
+    return attach_functions(result), (f"{note}; {', '.join(left)} stay float32" if left else note,)
+
+
+class _Rewriting:
+    """Walks over the nodes once, in their order.
+
+    Attributes:
+        done: Names of the layers that are int8 now.
+        refused: Name of a layer that cannot be -> why.
+    """
+
+    def __init__(self, model: ModelProto, ranges: Mapping[str, tuple[float, float]], steps: Steps) -> None:
+        graph = model.graph
+        self.done: set[str] = set()
+        self.refused: dict[str, str] = {}
+        self._model, self._ranges, self._steps = model, ranges, steps
+        self._held = {tensor.name: tensor for tensor in graph.initializer}
+        self._infos = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+        self._floats = {value.name for value in graph.input}  # tensors that exist as floats
+        self._bytes: dict[str, _Bytes] = {}  # float tensor -> the bytes that stand for it
+        self._nodes: list[NodeProto] = []
+        self._new: dict[str, TensorProto] = {}
+        self._new_infos: list[onnx.ValueInfoProto] = []
+
+    def run(self) -> ModelProto:
+        """The rewritten model, its functions still the old ones."""
+        for node in self._model.graph.node:
+            if node.domain == opset.DOMAIN and node.op_type == opset.FBS_CONV.name and self._allows(node):
+                self._fbs_conv(node)
+            elif not node.domain and node.op_type in _ON_BYTES and node.input[0] in self._bytes:
+                self._on_bytes(node)
+            else:
+                for name in node.input:
+                    self._need_floats(name)
+                self._nodes.append(node)
+                self._floats.update(node.output)
+        for value in self._model.graph.output:
+            self._need_floats(value.name)
+        return self._result()
+
+    def _allows(self, node: NodeProto) -> bool:
+        """Whether a layer can be int8; otherwise the reason is kept."""
+        terms = int(np.prod(self._held[node.input[2]].dims[1:]))
+        if terms > _MOST_TERMS:
+            self.refused[node.name] = f"an output sums up {terms} products, and int32 holds {_MOST_TERMS}"
+        elif not all(np.isfinite(self._ranges.get(name, (np.nan,))).all() for name in (node.input[0], node.output[0])):
+            self.refused[node.name] = "its values are not finite on the calibration images"
+        return node.name not in self.refused
+
+    def _fbs_conv(self, node: NodeProto) -> None:
+        x = self._bytes.get(node.input[0]) or self._quantized(node.input[0])
+        y = self._as_bytes(node.output[0])
+        weight, steps = self._weight(node.input[2])
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        attributes |= {"x_step": x.step, "x_zero": x.zero, "y_step": y.step, "y_zero": y.zero}
+        self._nodes.append(
+            helper.make_node(
+                opset.FBS_CONV_INT8.name,
+                [x.name, node.input[1], weight, steps, *node.input[3:]],
+                [y.name, node.output[1]],
+                name=node.name,
+                domain=opset.DOMAIN,
+                **attributes,
+            )
+        )
+        self._bytes[node.output[0]] = y
+        self.done.add(node.name)
+
+    def _on_bytes(self, node: NodeProto) -> None:
+        x = self._bytes[node.input[0]]
+        result = _Bytes(self._byte_name(node.output[0]), x.step, x.zero)
+        moved = NodeProto()
+        moved.CopyFrom(node)
+        moved.input[0], moved.output[0] = x.name, result.name
+        self._nodes.append(moved)
+        self._bytes[node.output[0]] = result
+
+    def _quantized(self, name: str) -> _Bytes:
+        """Puts a QuantizeLinear behind a float tensor."""
+        found = self._as_bytes(name)
+        self._nodes.append(
+            helper.make_node("QuantizeLinear", [name, *self._scale(found)], [found.name], name=f"{name}/ToBytes")
+        )
+        self._bytes[name] = found
+        return found
+
+    def _need_floats(self, name: str) -> None:
+        """Puts a DequantizeLinear behind bytes, unless the floats are there."""
+        if name in self._bytes and name not in self._floats:
+            found = self._bytes[name]
+            self._nodes.append(
+                helper.make_node("DequantizeLinear", [found.name, *self._scale(found)], [name], name=f"{name}/ToFloats")
+            )
+            self._floats.add(name)
+
+    def _as_bytes(self, name: str) -> _Bytes:
+        low, high = self._ranges[name]
+        low, high = min(low, 0.0), max(high, 0.0)
+        step = float(np.float32((high - low) / 255)) or 1.0
+        return _Bytes(self._byte_name(name), step, round(-low / step))
+
+    def _byte_name(self, name: str) -> str:
+        """A name for the bytes of a tensor, with its shape on record."""
+        info = onnx.ValueInfoProto()
+        if name in self._infos:
+            info.CopyFrom(self._infos[name])
+            info.name = f"{name}.bytes"
+            info.type.tensor_type.elem_type = TensorProto.UINT8
+            self._new_infos.append(info)
+        return f"{name}.bytes"
+
+    def _scale(self, found: _Bytes) -> tuple[str, str]:
+        step, zero = f"{found.name}.step", f"{found.name}.zero"
+        self._new[step] = numpy_helper.from_array(np.array(found.step, np.float32), step)
+        self._new[zero] = numpy_helper.from_array(np.array(found.zero, np.uint8), zero)
+        return step, zero
+
+    def _weight(self, name: str) -> tuple[str, str]:
+        """Names of a weight's whole numbers and steps."""
+        values = numpy_helper.to_array(self._held[name])
+        known = self._steps.get(name)
+        largest = np.abs(values).reshape(len(values), -1).max(axis=1)
+        steps = (np.where(largest > 0, largest, 127) / 127).astype(np.float32) if known is None else known[0]
+        levels = np.clip(np.rint(values / steps.reshape(-1, 1, 1, 1)), -128, 127).astype(np.int8)
+        names = f"{name}.int8", f"{name}.step"
+        self._new[names[0]] = numpy_helper.from_array(levels, names[0])
+        self._new[names[1]] = numpy_helper.from_array(steps, names[1])
+        return names
+
+    def _result(self) -> ModelProto:
+        result = ModelProto()
+        result.CopyFrom(self._model)
+        graph = result.graph
+        used = {name for node in self._nodes for name in node.input}
+        made = {name for node in self._nodes for name in node.output}
+        constants = [tensor for name, tensor in {**self._held, **self._new}.items() if name in used]
+        infos = [value for value in (*graph.value_info, *self._new_infos) if value.name in made]
+        for entries, values in ((graph.node, self._nodes), (graph.initializer, constants), (graph.value_info, infos)):
+            copies = [type(value).FromString(value.SerializeToString()) for value in values]
+            del entries[:]
+            entries.extend(copies)
+        return result

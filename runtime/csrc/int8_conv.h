@@ -1,0 +1,69 @@
+// One FBSConvInt8 layer: weights prepared once, then run per call. Independent of ONNX Runtime.
+#ifndef COMPRESS_INT8_CONV_H_
+#define COMPRESS_INT8_CONV_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "geometry.h"
+#include "int8_layer.h"
+#include "kernels/table.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "ways.h"
+
+namespace compress {
+
+class FbsConvInt8 {
+ public:
+  // Copies what it needs out of `spec`, which must have passed check_int8_layer.
+  FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels);
+
+  // What check_int8_input reads; the tensors' data pointers are not valid any more.
+  const Int8Spec& spec() const { return spec_; }
+
+  // The way of the last run: stored or packed.
+  const std::atomic<Way>& way() const { return way_; }
+
+  // y [N, H', W', winners] and j [N, winners] from inputs that have passed check_int8_input; the same bytes
+  // on every instruction set and any number of threads. Safe to call from several threads at a time. Throws
+  // std::bad_alloc.
+  void run(const Tensor<uint8_t>& x, const Tensor<int64_t>& index, uint8_t* y, int64_t* j,
+           const Parallel& parallel) const;
+
+ private:
+  struct Work;
+
+  void run_sample(const uint8_t* x, const int64_t* index, int32_t channels, const Geometry& geometry,
+                  uint8_t* y, int64_t* j, const Parallel& parallel) const;
+  void choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j) const;
+  void convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
+                const Parallel& parallel) const;
+  void convolve_alone(const Int8ConvTask& task, const Geometry& geometry, const Work& work) const;
+  void convolve_together(const Int8ConvTask& task, const Geometry& geometry, const Work& work,
+                         const Parallel& parallel) const;
+  const int8_t* panel_weights(const Work& work, int32_t panel, int32_t slot) const;
+  void pack(const Work& work, int32_t vector, int8_t* out, int32_t first, int32_t last) const;
+
+  Int8Spec spec_;
+  const KernelTable* kernels_;
+  int32_t outputs_, inputs_, taps_, winners_, winner_block_;
+  int32_t lanes_, all_vectors_, vectors_;  // vectors of all outputs, and of winners
+
+  Buffer weight_;           // [vector][channel][tap][lanes], from which a call's groups are packed
+  Buffer whole_;            // as they are packed where every output wins and every input is there; else empty
+  Buffer saliency_weight_;  // [C][all_vectors * lanes]
+  Buffer per_output_;       // the rows below: each padded to whole vectors
+  const float* saliency_bias_;
+  const float* scale_;   // of an integer sum, to steps of y, before it is multiplied by the saliency
+  const float* shift_;   // in steps of y, likewise
+  const float* post_;    // in steps of y, y's zero added
+  float lower_, upper_;  // of a byte
+
+  mutable std::atomic<Way> way_ = Way::kNone;
+  mutable LastGeometry geometry_;
+};
+
+}  // namespace compress
+
+#endif  // COMPRESS_INT8_CONV_H_

@@ -1,0 +1,36 @@
+// What an FBSConvInt8 node says about itself, and every check of it. Independent of ONNX Runtime.
+#ifndef COMPRESS_INT8_LAYER_H_
+#define COMPRESS_INT8_LAYER_H_
+
+#include <cstdint>
+#include <string>
+
+#include "layer.h"
+
+namespace compress {
+
+// A tensor of bytes q stands for step * (q - zero).
+struct Int8Scale {
+  float step = 0.0f;
+  int64_t zero = 0;
+};
+
+// As LayerSpec, whose W is int8 here: its `weight` has sizes only.
+struct Int8Spec {
+  LayerSpec layer;
+  Tensor<int8_t> weight;      // W [K, C, kh, kw]
+  Tensor<float> weight_step;  // S [K]
+  Int8Scale x, y;
+};
+
+// Products of a byte and a weight, in the worst case, that a sum in int32 holds.
+inline constexpr int64_t kMostInt8Terms = 2147483647 / (255 * 128);
+
+// Each returns an empty string, or what came and what is allowed.
+std::string check_int8_layer(const Int8Spec& spec);
+// X and I of one call, against a layer that passed check_int8_layer.
+std::string check_int8_input(const Int8Spec& spec, const Tensor<uint8_t>& x, const Tensor<int64_t>& index);
+
+}  // namespace compress
+
+#endif  // COMPRESS_INT8_LAYER_H_

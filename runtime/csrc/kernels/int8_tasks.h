@@ -1,0 +1,79 @@
+// Arguments of the kernels on whole numbers of 8 bits; vocabulary as in table.h. Four input channels that
+// follow each other in the packed input make a group: a group's four weights of one output lie together, so
+// that one instruction multiplies and adds them. Where the channels are no multiple of four, the last group's
+// missing ones have weights 0. Sums are exact: int32, and no layer is so large that they could overflow.
+#ifndef COMPRESS_KERNELS_INT8_TASKS_H_
+#define COMPRESS_KERNELS_INT8_TASKS_H_
+
+#include <cstdint>
+
+namespace compress {
+
+struct Region;
+struct SqueezeStep;
+
+inline constexpr int kGroup = 4;
+
+// y[p][o] = to_uint8(clamp(sum * scale[o] + bias[o], lower, upper)), rounded to the nearest, ties to even,
+// where sum = start[region of p][o] + sum over live channels c and taps t inside the input of x[q(p, t)][c] *
+// w[o][t][c].
+//   x [H][W][pitch] with pitch = kGroup * groups, y [pixels][k], any alignment; weights
+//   [vector][tap][group][lanes][kGroup]; scale and bias in output order, padded to whole vectors; 0 <= lower
+//   <= upper <= 255. The product and the sum are rounded one after the other, so every instruction set gives
+//   the same numbers.
+// A call covers `num_vectors` (1 or 2) vectors of outputs from `first_vector`, whose weights start at `w`,
+// and the tiles [first_tile, last_tile).
+struct Int8ConvTask {
+  const uint8_t* x;
+  uint8_t* y;
+  int64_t vector_stride;  // weights from one vector to the next
+  int32_t groups;
+  int32_t pitch;  // bytes from input pixel to input pixel
+  int32_t k;
+  const float* scale;
+  const float* bias;
+  float lower, upper;
+  int32_t* start;       // [regions][start_pitch] in output order; null: all 0
+  int32_t start_pitch;  // outputs, padded to whole vectors
+  int32_t input_zero;   // what start_int8 works out `start` for
+  const Region* regions;
+  int32_t num_regions;
+  int32_t input_step_x;  // input pixels from one output pixel to the next
+  int32_t input_step_y;  // and from one output row to the next
+  int32_t output_width;
+};
+
+// out[t][g][lane][i] = weight of the lane's winner for tap t and the i-th channel of group g, 0 where there
+// is no such channel, for one output vector and g in [first, last).
+//   w [vector][C][tap][lanes]; out [tap][groups][lanes][kGroup], aligned to a vector.
+struct Int8PackTask {
+  const int8_t* w;
+  int64_t vector_stride;
+  const int32_t* live;  // ascending
+  int32_t channels;     // how many are live
+  int32_t taps;
+  const SqueezeStep* steps;
+  int32_t num_steps;
+  bool far;  // the weights are not in the caches: ask for them early
+  int8_t* out;
+};
+
+struct Int8Kernels {
+  int32_t max_tile;  // most pixels per tile
+
+  void (*conv)(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors, int first_tile,
+               int last_tile);
+
+  // start[region][o] = -input_zero * sum of the weights that meet the input there: what `conv` must start
+  // from where the input's byte for 0.0 is input_zero. For the vectors of one call of `conv`.
+  void (*start)(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors);
+
+  void (*pack)(const Int8PackTask& task, int first, int last);
+
+  // sums[c] = sum over pixels of |x[p][c] - zero|: x [pixels][channels], at most 2^23 pixels.
+  void (*sum_bytes)(const uint8_t* x, int64_t pixels, int32_t channels, int32_t zero, int32_t* sums);
+};
+
+}  // namespace compress
+
+#endif  // COMPRESS_KERNELS_INT8_TASKS_H_

@@ -1,0 +1,45 @@
+// The tiles of a convolution, one after the other: where each pixel of a tile is read and written.
+#ifndef COMPRESS_KERNELS_TILES_H_
+#define COMPRESS_KERNELS_TILES_H_
+
+#include "kernels/table.h"
+
+namespace {
+
+// Calls run(region, number, pixels) for each of the tiles [first_tile, last_tile), after setting tile.x[p] to
+// the input of each of its pixels at the region's first valid tap and tile.y[p] to its first output of this
+// call.
+template <typename Task, typename Tile, typename Run>
+inline void for_each_tile(const Task& task, int first_output, int first_tile, int last_tile, Tile& tile,
+                          const Run& run) {
+  for (int g = 0; g < task.num_regions && task.regions[g].first_tile < last_tile; ++g) {
+    const compress::Region& region = task.regions[g];
+    int t = first_tile - region.first_tile;
+    if (t < 0) t = 0;
+    int end = last_tile - region.first_tile;
+    if (end > region.tiles) end = region.tiles;
+    for (; t < end; ++t) {
+      const int first = static_cast<int>(static_cast<int64_t>(region.pixels) * t / region.tiles);
+      const int last = static_cast<int>(static_cast<int64_t>(region.pixels) * (t + 1) / region.tiles);
+      int row = first / region.width;
+      int column = first % region.width;
+      for (int p = 0; p < last - first; ++p) {
+        tile.x[p] = task.x + (region.input_pixel + static_cast<int64_t>(row) * task.input_step_y +
+                              static_cast<int64_t>(column) * task.input_step_x) *
+                                 task.pitch;
+        tile.y[p] = task.y +
+                    (static_cast<int64_t>(region.y + row) * task.output_width + region.x + column) * task.k +
+                    first_output;
+        if (++column == region.width) {
+          column = 0;
+          ++row;
+        }
+      }
+      run(region, region.first_tile + t, last - first);
+    }
+  }
+}
+
+}  // namespace
+
+#endif  // COMPRESS_KERNELS_TILES_H_

@@ -1,0 +1,328 @@
+// Drives FbsConvInt8 without ONNX Runtime: ragged and random layers with a fixed seed, every instruction set
+// and number of threads held bit for bit against the first, that against plain loops; damaged layers; eight
+// threads in one layer. Built with sanitizers; every buffer has exactly the size it must have, so that a read
+// or write beyond it is seen. Prints one line and exits with 0 when all is well.
+//   compress_int8_host [random cases] [seed]
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "host_parts.h"
+#include "int8_conv.h"
+#include "int8_layer.h"
+#include "isa.h"
+#include "parallel.h"
+
+namespace {
+
+using compress::FbsConvInt8;
+using compress::Int8Spec;
+using compress::Isa;
+using compress::Parallel;
+using compress::Tensor;
+using host::expect;
+using host::kTolerance;
+using host::Random;
+using host::run_on_threads;
+
+// One layer and one input, with the memory behind them.
+struct Case {
+  Int8Spec spec;
+  std::vector<int8_t> w;
+  std::vector<float> s, b, a, r, d;
+  std::vector<uint8_t> x;
+  std::vector<int64_t> index;
+  compress::Dims x_dims, index_dims;
+
+  void point() {
+    spec.weight.data = w.data();
+    spec.weight_step.data = s.data();
+    spec.layer.shift.data = b.data();
+    spec.layer.saliency_weight.data = a.data();
+    spec.layer.saliency_bias.data = r.data();
+    if (spec.layer.post_shift) spec.layer.post_shift->data = d.data();
+  }
+  Tensor<uint8_t> input() const { return {x.data(), x_dims}; }
+  Tensor<int64_t> places() const { return {index.data(), index_dims}; }
+  int64_t height() const { return spec.layer.y().outputs(x_dims[1]); }
+  int64_t width() const { return spec.layer.x().outputs(x_dims[2]); }
+  size_t results() const { return static_cast<size_t>(x_dims[0] * height() * width() * spec.layer.winners); }
+};
+
+struct Result {
+  std::vector<uint8_t> y;
+  std::vector<int64_t> j;
+  bool operator==(const Result&) const = default;
+};
+
+// Weights and inputs of both signs at their extremes too; whatever the sizes are, steps of y that use its
+// range.
+void fill(Case& c, int64_t outputs, int64_t channels, Random& random) {
+  Int8Spec& spec = c.spec;
+  const int64_t taps = spec.weight.dims[2] * spec.weight.dims[3];
+  spec.weight.dims[0] = outputs;
+  spec.weight.dims[1] = channels;
+  spec.layer.weight.dims = spec.weight.dims;
+  spec.layer.winners = random.chance(0.3) ? outputs : random.integer(1, outputs);
+  spec.layer.lower = random.chance(0.7) ? 0.0f : -std::numeric_limits<float>::max();
+  spec.layer.upper = random.chance(0.3) ? 6.0f : std::numeric_limits<float>::max();
+  spec.layer.saliency_slope = random.chance(0.5) ? 0.0f : 0.25f;
+  spec.layer.normalize = random.integer(0, 1);
+  spec.layer.winner_block = random.chance(0.7) ? 1 : random.integer(2, 20);
+  spec.x = {0.02f, random.chance(0.6) ? 0 : random.integer(0, 255)};
+  spec.y = {0.04f, random.chance(0.6) ? 0 : random.integer(0, 255)};
+  const bool extreme = random.chance(0.1);
+  for (int64_t i = 0; i < outputs * channels * taps; ++i)
+    c.w.push_back(
+        static_cast<int8_t>(extreme ? (random.chance(0.5) ? -128 : 127) : random.integer(-128, 127)));
+  for (int64_t o = 0; o < outputs; ++o)
+    c.s.push_back(0.03f / std::sqrt(static_cast<float>(channels * taps)) *
+                  static_cast<float>(random.integer(1, 4)));
+  c.b = random.floats(outputs);
+  c.a = random.floats(channels * outputs, 0.3f / std::sqrt(static_cast<float>(channels)));
+  c.r = random.floats(outputs);
+  for (float& value : c.r) value += 2.0f;
+  c.d = random.floats(outputs);
+  spec.weight_step.dims = {outputs};
+  spec.layer.shift.dims = {outputs};
+  spec.layer.saliency_weight.dims = {channels, outputs};
+  spec.layer.saliency_bias.dims = {outputs};
+  if (random.chance(0.3)) spec.layer.post_shift = Tensor<float>{nullptr, {outputs}};
+
+  const int64_t samples = c.x_dims[0], live = random.chance(0.4) ? channels : random.integer(1, channels);
+  c.x_dims[3] = live;
+  for (int64_t i = 0; i < samples * c.x_dims[1] * c.x_dims[2] * live; ++i)
+    c.x.push_back(static_cast<uint8_t>(extreme ? (random.chance(0.8) ? 255 : 0) : random.integer(0, 255)));
+  c.index_dims = {random.chance(0.3) ? 1 : samples, live};
+  for (int64_t n = 0; n < c.index_dims[0]; ++n) {
+    const std::vector<int64_t> row = random.subset(live, channels);
+    c.index.insert(c.index.end(), row.begin(), row.end());
+  }
+  c.point();
+}
+
+Case random_case(Random& random) {
+  const std::vector<int64_t> sizes = {1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 65};
+  Case c;
+  do {
+    const int64_t kernel = random.one_of({1, 3, 3, 5});
+    c.spec.weight.dims = {1, 1, kernel, random.chance(0.8) ? kernel : random.one_of({1, 2, 3})};
+    c.spec.layer.weight.dims = c.spec.weight.dims;
+    c.spec.layer.strides = {random.integer(1, 3), random.integer(1, 3)};
+    c.spec.layer.dilations = {random.one_of({1, 1, 2}), random.one_of({1, 1, 2})};
+    for (int64_t& pad : c.spec.layer.pads) pad = random.integer(0, 3);
+    c.x_dims = {random.integer(1, 3), random.integer(1, 15), random.integer(1, 17), 1};
+  } while (c.height() < 1 || c.width() < 1);
+  fill(c, random.one_of(sizes), random.one_of(sizes), random);
+  return c;
+}
+
+Case shaped_case(int64_t outputs, int64_t channels, int64_t kernel, int64_t size, Random& random) {
+  Case c;
+  c.spec.weight.dims = {1, 1, kernel, kernel};
+  c.spec.layer.pads = std::vector<int64_t>(4, kernel / 2);
+  c.x_dims = {1, size, size + 1, 1};
+  fill(c, outputs, channels, random);
+  return c;
+}
+
+Result run(const FbsConvInt8& layer, const Case& c, const Parallel& parallel) {
+  Result result = {std::vector<uint8_t>(c.results(), 77),
+                   std::vector<int64_t>(static_cast<size_t>(c.x_dims[0] * c.spec.layer.winners), -1)};
+  layer.run(c.input(), c.places(), result.y.data(), result.j.data(), parallel);
+  return result;
+}
+
+std::vector<double> expected_saliency(const Case& c, int64_t n) {
+  const compress::LayerSpec& layer = c.spec.layer;
+  const int64_t pixels = c.x_dims[1] * c.x_dims[2], live = c.x_dims[3], outputs = layer.outputs();
+  const int64_t* index = c.index.data() + (c.index_dims[0] == 1 ? 0 : n * live);
+  std::vector<double> saliency(c.r.begin(), c.r.end());
+  for (int64_t i = 0; i < live; ++i) {
+    int64_t sum = 0;
+    for (int64_t p = 0; p < pixels; ++p) {
+      sum += std::abs(c.x[static_cast<size_t>((n * pixels + p) * live + i)] - c.spec.x.zero);
+    }
+    const double mean =
+        static_cast<double>(c.spec.x.step) * static_cast<double>(sum) / static_cast<double>(pixels);
+    for (int64_t o = 0; o < outputs; ++o)
+      saliency[static_cast<size_t>(o)] +=
+          mean * static_cast<double>(c.a[static_cast<size_t>(index[i] * outputs + o)]);
+  }
+  double total = 0.0;
+  for (double& value : saliency) {
+    if (value < 0.0) value *= static_cast<double>(layer.saliency_slope);
+    total += value;
+  }
+  if (layer.normalize != 0 && total != 0.0) {
+    for (double& value : saliency) value *= static_cast<double>(outputs) / total;
+  }
+  return saliency;
+}
+
+// Every byte is the nearest to what the definition gives in double precision, unless that lies halfway
+// between two but for rounding.
+void expect_bytes(const Case& c, const Result& result, const std::string& name) {
+  const compress::LayerSpec& layer = c.spec.layer;
+  const int64_t input_height = c.x_dims[1], input_width = c.x_dims[2], live = c.x_dims[3];
+  const int64_t kh = c.spec.weight.dims[2], kw = c.spec.weight.dims[3], channels = layer.inputs();
+  size_t at = 0;
+  for (int64_t n = 0; n < c.x_dims[0]; ++n) {
+    const std::vector<double> saliency = expected_saliency(c, n);
+    const int64_t* index = c.index.data() + (c.index_dims[0] == 1 ? 0 : n * live);
+    for (int64_t oy = 0; oy < c.height(); ++oy) {
+      for (int64_t ox = 0; ox < c.width(); ++ox) {
+        for (int64_t k = 0; k < layer.winners; ++k) {
+          const int64_t o = result.j[static_cast<size_t>(n * layer.winners + k)];
+          int64_t sum = 0;
+          for (int64_t tap = 0; tap < kh * kw; ++tap) {
+            const int64_t y = oy * layer.strides[0] - layer.pads[0] + tap / kw * layer.dilations[0];
+            const int64_t x = ox * layer.strides[1] - layer.pads[1] + tap % kw * layer.dilations[1];
+            if (y < 0 || y >= input_height || x < 0 || x >= input_width) continue;
+            for (int64_t i = 0; i < live; ++i) {
+              sum += (c.x[static_cast<size_t>(((n * input_height + y) * input_width + x) * live + i)] -
+                      c.spec.x.zero) *
+                     c.w[static_cast<size_t>((o * channels + index[i]) * kh * kw + tap)];
+            }
+          }
+          const auto place = static_cast<size_t>(o);
+          double value = static_cast<double>(sum) * static_cast<double>(c.s[place]) *
+                             static_cast<double>(c.spec.x.step) +
+                         static_cast<double>(c.b[place]);
+          value *= saliency[place];
+          if (layer.post_shift) value += static_cast<double>(c.d[place]);
+          value = std::clamp(value, static_cast<double>(layer.lower), static_cast<double>(layer.upper));
+          value = value / static_cast<double>(c.spec.y.step) + static_cast<double>(c.spec.y.zero);
+          value = std::clamp(value, 0.0, 255.0);
+          // As a fraction of the largest term: saliencies of both signs may cancel.
+          const double slack = kTolerance * 255.0 * std::max(1.0, std::abs(saliency[place]));
+          expect(std::abs(result.y[at] - value) <= 0.5 + slack, name + ": byte " + std::to_string(at) +
+                                                                    " is " + std::to_string(result.y[at]) +
+                                                                    ", not " + std::to_string(value));
+          ++at;
+        }
+      }
+    }
+  }
+}
+
+void run_case(const Case& c, const std::string& number) {
+  expect(check_int8_layer(c.spec).empty(), number + ": refused: " + check_int8_layer(c.spec));
+  expect(check_int8_input(c.spec, c.input(), c.places()).empty(), number + ": input refused");
+  Result first;
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (!isa->supported()) continue;
+    const FbsConvInt8 layer(c.spec, isa->kernels);
+    for (const bool threaded : {false, true}) {
+      const std::string name = number + " " + isa->name + (threaded ? " threaded" : "");
+      const Result result = run(layer, c, threaded ? Parallel(3, run_on_threads, nullptr) : Parallel());
+      if (first.j.empty()) {
+        first = result;
+        expect_bytes(c, first, name);
+      }
+      expect(result.j == first.j, name + ": other winners than the first run");
+      expect(result.y == first.y, name + ": other bytes than the first run");
+    }
+  }
+}
+
+// Every field out of its range, one at a time.
+void run_damaged(const Case& good) {
+  const auto refuse = [&](const char* what, auto damage) {
+    Case c = good;
+    c.point();
+    damage(c);
+    expect(!check_int8_layer(c.spec).empty(), std::string("accepted: ") + what);
+  };
+  refuse("group 2", [](Case& c) { c.spec.layer.group = 2; });
+  refuse("x_zero 256", [](Case& c) { c.spec.x.zero = 256; });
+  refuse("y_zero -1", [](Case& c) { c.spec.y.zero = -1; });
+  refuse("x_step 0", [](Case& c) { c.spec.x.step = 0.0f; });
+  refuse("y_step NaN", [](Case& c) { c.spec.y.step = NAN; });
+  refuse("a step of W of 0", [](Case& c) { c.s.back() = 0.0f; });
+  refuse("an infinite step of W", [](Case& c) { c.s.back() = INFINITY; });
+  refuse("too few steps of W", [](Case& c) { c.spec.weight_step.dims = {c.spec.layer.outputs() - 1}; });
+  refuse("too many products", [](Case& c) {
+    c.spec.weight.dims = c.spec.layer.weight.dims = {1, compress::kMostInt8Terms + 1, 1, 1};
+    c.spec.layer.winners = 1;
+    for (compress::Dims* dims :
+         {&c.spec.layer.shift.dims, &c.spec.layer.saliency_bias.dims, &c.spec.weight_step.dims})
+      *dims = {1};
+    c.spec.layer.saliency_weight.dims = {compress::kMostInt8Terms + 1, 1};
+    c.spec.layer.post_shift.reset();
+  });
+  refuse("no winners", [](Case& c) { c.spec.layer.winners = 0; });
+}
+
+// As many products as a sum holds, all of them the largest there are.
+void run_largest_sum() {
+  Case c;
+  Random random(1);
+  c.spec.weight.dims = {1, 1, 1, 1};
+  c.x_dims = {1, 1, 1, 1};
+  fill(c, 2, compress::kMostInt8Terms, random);
+  std::fill(c.w.begin(), c.w.end(), static_cast<int8_t>(-128));
+  c.x.assign(static_cast<size_t>(compress::kMostInt8Terms), 255);
+  c.x_dims[3] = compress::kMostInt8Terms;
+  c.index = random.subset(compress::kMostInt8Terms, compress::kMostInt8Terms);
+  c.index_dims = {1, compress::kMostInt8Terms};
+  c.spec.layer.lower = -std::numeric_limits<float>::max();
+  for (const int64_t zero : {0, 255}) {
+    c.spec.x.zero = zero;
+    c.spec.y.zero = 200;
+    c.point();
+    run_case(c, "largest sum, zero " + std::to_string(zero));
+  }
+}
+
+void run_concurrently(Random& random) {
+  const Case large = shaped_case(65, 33, 3, 14, random), small = shaped_case(17, 15, 1, 3, random);
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (!isa->supported()) continue;
+    const FbsConvInt8 layers[2] = {FbsConvInt8(large.spec, isa->kernels),
+                                   FbsConvInt8(small.spec, isa->kernels)};
+    const Case* const cases[2] = {&large, &small};
+    const Result expected[2] = {run(layers[0], large, Parallel()), run(layers[1], small, Parallel())};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 8; ++t) {
+      threads.emplace_back([&, t] {
+        for (int turn = 0; turn < 4; ++turn) {
+          const int which = (t + turn) % 2;
+          const Parallel parallel = t < 4 ? Parallel() : Parallel(3, run_on_threads, nullptr);
+          expect(run(layers[which], *cases[which], parallel) == expected[which],
+                 std::string(isa->name) + ": threads disturb each other");
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 100;
+  Random random(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1);
+  for (const int64_t outputs : {1, 15, 16, 17, 33}) {
+    for (const int64_t channels : {1, 15, 16, 17, 33}) {
+      const std::string shape = std::to_string(outputs) + " of " + std::to_string(channels);
+      run_case(shaped_case(outputs, channels, 3, 1, random), shape + ", one pixel");
+      run_case(shaped_case(outputs, channels, 1, 7, random), shape + ", 1x1");
+    }
+  }
+  run_case(shaped_case(130, 64, 3, 13, random), "large");  // enough work for several threads
+  for (int i = 0; i < cases; ++i) {
+    const Case c = random_case(random);
+    run_case(c, "case " + std::to_string(i));
+    run_damaged(c);
+  }
+  run_largest_sum();
+  run_concurrently(random);
+  std::printf("%d int8 cases are right\n", cases);
+  return 0;
+}

@@ -1,0 +1,146 @@
+"""FBSConvInt8 on every instruction set: the same bytes, those of its function body but for rounding, and refusals."""
+
+import ctypes
+
+import native_reference as reference
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from native_reference import FLOAT_MAX, int8_model, make_bytes, make_int8_layer
+
+import runtime
+from exporters.functions import attach_functions
+
+CASES = {
+    "plain": {},
+    "strided": {"strides": (2, 2)},
+    "dilated": {"dilations": (2, 1), "pads": (2, 1, 2, 1)},
+    "pointwise": {"kernel": (1, 1)},
+    "every output wins": {"winners": 40},
+    "shifted outside": {"post_shift": True, "lower": -FLOAT_MAX, "y_zero": 120},
+    "signed in and out": {"x_zero": 130, "lower": -FLOAT_MAX, "y_zero": 120},
+    "clipped": {"upper": 2.0},
+    "normalized": {"normalize": 1},
+    "blocks of 16, the last small": {"winner_block": 16, "outputs": 39, "winners": 32},
+    "leaky": {"saliency_slope": 0.1, "lower": -FLOAT_MAX, "y_zero": 7},
+}
+
+
+def case(name, batch=1, live=13):
+    rng = np.random.default_rng(len(name) + batch)
+    parts = make_int8_layer(rng, channels=24, **{"winners": 20, "outputs": 40} | CASES[name])
+    x, index = make_bytes(rng, live=live, channels=24, batch=batch, size=(9, 8))
+    return parts, {"X": x, "I": index}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_the_function_body_gives_the_same_but_for_halves(name, batch):
+    parts, feeds = case(name, batch)
+    bare = int8_model(*parts)
+    complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
+    wanted, winners = stock.run(None, feeds)
+    results = {isa: reference.open_session(complete, isa).run(None, feeds) for isa in reference.isa_names()}
+    for isa, (y, j) in results.items():
+        np.testing.assert_array_equal(j, winners, err_msg=isa)
+        np.testing.assert_array_equal(y, results["generic"][0], err_msg=isa)
+    differences = np.abs(y.astype(int) - wanted)
+    assert differences.max() <= 1
+    assert (differences > 0).mean() <= 0.005, "float32 sums meet the middle between two bytes rarely"
+    assert len(np.unique(y)) > 20
+    # Where both are there the kernel wins: the same bytes as without the body.
+    np.testing.assert_array_equal(y, reference.open_session(bare).run(None, feeds)[0])
+
+
+@pytest.mark.parametrize("name", ["plain", "signed in and out"])
+def test_it_is_the_float_layer_on_what_the_bytes_stand_for(name):
+    (layer, weights, scales), feeds = case(name)
+    y, j = reference.open_session(int8_model(layer, weights, scales)).run(None, feeds)
+    values = (feeds["X"].astype(np.float32) - scales["x_zero"]) * np.float32(scales["x_step"])
+    wanted, winners = reference.fbs_conv(layer, values, feeds["I"])
+    np.testing.assert_array_equal(j, winners)
+    found = (y.astype(np.float32) - scales["y_zero"]) * scales["y_step"]
+    inside = (y > 0) & (y < 255)
+    assert inside.mean() > 0.3
+    assert np.abs(found - wanted)[inside].max() <= 0.5001 * scales["y_step"]
+
+
+@pytest.mark.parametrize("live", [1, 4, 6, 24])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_number_of_threads_changes_no_byte(threads, live):
+    rng = np.random.default_rng(live)
+    parts = make_int8_layer(rng, channels=24, outputs=150, winners=90, x_zero=3)
+    x, index = make_bytes(rng, live=live, channels=24, size=(40, 40))
+    feeds = {"X": x, "I": index}
+    expected = reference.open_session(int8_model(*parts), "generic").run(None, feeds)
+    for isa in reference.isa_names():
+        for got, want in zip(
+            reference.open_session(int8_model(*parts), isa, threads).run(None, feeds), expected, strict=True
+        ):
+            np.testing.assert_array_equal(got, want, err_msg=isa)
+
+
+def test_a_steady_state_allocates_nothing():
+    allocations = ctypes.CDLL(str(runtime.library_path())).CompressAllocations
+    allocations.restype = ctypes.c_int64
+    for name in ("plain", "signed in and out"):
+        parts, feeds = case(name, live=13)
+        session = reference.open_session(int8_model(*parts), threads=2)
+        session.run(None, feeds)
+        before = allocations()
+        for _ in range(5):
+            session.run(None, feeds)
+        assert allocations() == before
+
+
+def test_one_session_takes_any_size():
+    parts, _ = case("plain")
+    session = reference.open_session(int8_model(*parts))
+    rng = np.random.default_rng(0)
+    for live, size in ((3, (4, 9)), (24, (9, 4)), (5, (1, 1))):
+        x, index = make_bytes(rng, live=live, channels=24, batch=2, size=size)
+        y, j = session.run(None, {"X": x, "I": index})
+        assert y.shape == (2, *size, 20)
+        assert j.shape == (2, 20)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_step": 0.0}, "x_step is 0.000000; it must be a positive number"),
+        ({"y_step": None}, "attribute y_step is missing; it must be a float"),
+        ({"x_zero": 256}, "x_zero is 256; it must be from 0 to 255"),
+        ({"y_zero": -1}, "y_zero is -1; it must be from 0 to 255"),
+        ({"winners": 41}, "winners is 41; W of shape .* allows 1 to 40"),
+        ({"group": 2}, "group is 2; only 1 is supported"),
+    ],
+)
+def test_an_attribute_is_refused(changes, message):
+    parts, _ = case("plain")
+    with pytest.raises(Exception, match=f"FBSConvInt8: {message}"):
+        reference.open_session(int8_model(*parts, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("S", np.ones(39, np.float32), r"S has shape \[39\]; with W of shape \[40, 24, 3, 3\] it must be \[40\]"),
+        ("S", np.zeros(40, np.float32), r"S\[0\] is 0.000000; it must be a positive number"),
+        ("W", np.zeros((40, 24, 60, 60), np.int8), "W has shape .* an output may sum up at most 65793 products"),
+    ],
+)
+def test_a_constant_is_refused(name, value, message):
+    (layer, weights, scales), _ = case("plain")
+    with pytest.raises(Exception, match=f"FBSConvInt8: {message}"):
+        reference.open_session(int8_model(layer, weights | {name: value}, scales))
+
+
+def test_inputs_are_refused():
+    parts, feeds = case("plain")
+    session = reference.open_session(int8_model(*parts))
+    with pytest.raises(Exception, match=r"FBSConvInt8: I\[0, 1\] is 24; channels go from 0 to 23"):
+        session.run(None, {"X": feeds["X"][..., :2], "I": np.array([[0, 24]])})
+    with pytest.raises(Exception, match=r"FBSConvInt8: X has shape \[1, 9, 8, 2\]|FBSConvInt8: I has shape"):
+        session.run(None, {"X": feeds["X"][..., :2], "I": np.array([[0, 1], [0, 1]])})
