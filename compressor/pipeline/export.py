@@ -25,6 +25,7 @@ from compressor.pipeline.train import check_output
 from compressor.train import Progress
 from exporters.image_input import ImageInput
 from exporters.prepend import prepend_to_file
+from exporters.sparse_form import check_mode
 from exporters.store import move_model
 
 __all__ = ["Exported", "Shipping", "export_network"]
@@ -151,6 +152,7 @@ def export_network(
     else:
         source, notes = _fit(source, data, density, progress)
     shipping = shipping or Shipping()
+    check_mode(shipping.sparse)  # also where filled-up widths leave nothing to decide
     image = _image_input(source, shipping)
     about = file_metadata(source, command=shipping.command)
     if data is not None and source.saved is not None and layers(source.model):

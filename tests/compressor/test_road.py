@@ -98,6 +98,9 @@ def test_widths_are_filled_up_to_what_the_runtime_likes(
     weights = {w.name: w.dims for w in onnx.load(tmp_path / "slim.onnx").graph.initializer}
     assert all(weights[node.input[1]][0] % 4 == 0 for node in nodes) == (option == "--pad")
     assert compress("verify", tmp_path / "slim.pt", tmp_path / "slim.onnx", "--data", "digits", "--images", 16) == 0
+    assert compress("export", tmp_path / "slim.pt", option, "--sparse", "sometimes", "-o", tmp_path / "x.onnx") == 1
+    assert "unknown choice 'sometimes'" in capsys.readouterr().err
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_another_networks_file_is_not_equal(folder: Path) -> None:
