@@ -159,8 +159,7 @@ def export(
             if not report.passed:
                 raise ExportError(f"{path} was not written: {_why(report)}")
             if int8 is not None:
-                written, layers = _quantized(written, about, path, int8=int8, steps=steps, target=kind)
-                notes = (*notes, *layers)
+                written, notes = _quantized(written, about, path, int8=int8, steps=steps, target=kind)
                 check(written, kind, limit_bytes=external_over_bytes)
                 save_model(written, partial, limit_bytes=external_over_bytes)
         except ExportError as error:

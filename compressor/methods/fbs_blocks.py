@@ -9,18 +9,17 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from compressor.graph import ChannelGraph, ChannelGroup
 from compressor.graph.pairs import ConvBNPair
+from compressor.methods.watching import watch
 
 __all__ = ["activities", "block_order", "order_for_blocks"]
 
 _Floats = npt.NDArray[np.float64]
 
 
-@torch.no_grad()
 def activities(model: nn.Module, pairs: Iterable[ConvBNPair], batches: Iterable[Tensor]) -> dict[str, _Floats]:
     """Returns the mean of relu(batch norm) of each channel in each image, (images, K), by name of the convolution.
 
@@ -41,16 +40,7 @@ def activities(model: nn.Module, pairs: Iterable[ConvBNPair], batches: Iterable[
         model.get_submodule(pair.bn).register_forward_hook(lambda _, __, output, name=pair.conv: note(name, output))
         for pair in pairs
     ]
-    images = 0
-    try:
-        for batch in batches:
-            model(batch)
-            images += len(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not images:
-        raise ValueError("no image to watch the channels on; give at least one")
+    watch(model, batches, hooks)
     return {name: np.concatenate(rows) for name, rows in found.items()}
 
 

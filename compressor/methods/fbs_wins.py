@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from compressor.graph import ChannelGraph, ChannelGroup, LayerChannels, Units, trace
 from compressor.methods.fbs import layers
 from compressor.methods.fbs_layer import FBSConv2d
+from compressor.methods.watching import watch
 
 __all__ = ["Wins", "channel_graph", "count_wins", "order_by_wins"]
 
@@ -46,7 +46,6 @@ class Wins:
         return int((self.counts == self.images).sum())
 
 
-@torch.no_grad()
 def count_wins(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Wins]:
     """Returns the wins of every FBS layer by module name, at its present density.
 
@@ -67,16 +66,7 @@ def count_wins(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Wins]:
         layer.register_forward_pre_hook(lambda layer, inputs, name=name: note(name, layer, inputs[0]))
         for name, layer in layers(model).items()
     ]
-    images = 0
-    try:
-        for batch in batches:
-            model(batch)
-            images += len(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not images:
-        raise ValueError("no image to count winners on; give at least one")
+    images = watch(model, batches, hooks)
     return {name: Wins(count.cpu().numpy(), images) for name, count in counts.items()}
 
 

@@ -15,7 +15,7 @@ from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.fixed_weights import fixed_weights
 from compressor.pipeline.int8 import calibration, measure_accuracy, measure_int8_speed
 from compressor.pipeline.layout import lay_out
-from compressor.pipeline.padding import is_filled, pad_widths
+from compressor.pipeline.padding import pad_widths
 from compressor.pipeline.provenance import file_metadata
 from compressor.pipeline.prune import prune
 from compressor.pipeline.source import Source, dense_counterpart, open_source
@@ -161,7 +161,7 @@ def export_network(
         about = {**about, "winners": layout.record}
     words = fixed_weights(source.saved, source.model)
     sparse = shipping.sparse
-    if shipping.pad and target == "onnx" and shipping.int8 is None and not words and is_filled(source.model):
+    if shipping.pad and target == "onnx" and shipping.int8 is None and not words:
         padded = pad_widths(source.model, source.example())
         if padded is not None:
             source, notes = replace(source, model=padded.model), (*notes, padded.summary())

@@ -9,7 +9,7 @@ from compressor.graph import trace
 from compressor.methods.fbs import layers
 from compressor.shrink import can_widen, widen
 
-__all__ = ["PAD_STEP", "Padded", "is_filled", "pad_widths"]
+__all__ = ["PAD_STEP", "Padded", "pad_widths"]
 
 # ONNX Runtime's blocked kernels take widths that are multiples of 4, with blocks of 8 (AVX2) and of 16 (AVX-512);
 # anything else goes through a slower path (`compressor.select.alignment`).
@@ -40,24 +40,22 @@ class Padded:
         )
 
 
-def is_filled(model: nn.Module) -> bool:
-    """Returns whether a network is dense to the last weight: no FBS layers, no kernels with zeros to be skipped."""
-    weights = (module.weight for module in model.modules() if isinstance(module, nn.Conv2d))
-    return not layers(model) and all(bool((weight != 0).all()) for weight in weights)
-
-
 def pad_widths(model: nn.Module, example: Tensor, step: int = PAD_STEP) -> Padded | None:
     """Returns a network whose convolutions have widths that are multiples of `step`; None where nothing can be added.
 
-    Network inputs and outputs, and groups that do not lie side by side, stay as they are.
+    Network inputs and outputs, and groups that do not lie side by side, stay as they are; so does a network with FBS
+    layers or with zeros in its kernels, which choose or skip by what is there. The file is to be written with
+    `sparse="off"`, since these zeros are no pruned kernels.
 
     Args:
-        model: A plain network in evaluation mode; not changed.
+        model: In evaluation mode; not changed.
         example: (N, C, H, W), an input.
         step: Channels.
     """
     if all(module.out_channels % step == 0 for module in model.modules() if isinstance(module, nn.Conv2d)):
         return None  # without the time that tracing takes
+    if not _is_filled(model):
+        return None
     try:
         graph = trace(model, example)
     except GraphError:
@@ -68,3 +66,9 @@ def pad_widths(model: nn.Module, example: Tensor, step: int = PAD_STEP) -> Padde
     if not add:
         return None
     return Padded(widen(model, graph, add).eval(), sum(add.values()), len(add), step)
+
+
+def _is_filled(model: nn.Module) -> bool:
+    """Whether a network is dense to the last weight: no FBS layers, no kernels with zeros to be skipped."""
+    weights = (module.weight for module in model.modules() if isinstance(module, nn.Conv2d))
+    return not layers(model) and all(bool((weight != 0).all()) for weight in weights)

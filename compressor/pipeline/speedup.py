@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import exporters
 from compressor.costs.macs import ModelCost
 from compressor.errors import BudgetError
-from compressor.pipeline.padding import is_filled, pad_widths
+from compressor.pipeline.padding import pad_widths
 from runtime.bench import benchmark
 
 __all__ = ["MeasuredSpeedup", "measure_speedup", "require"]
@@ -69,7 +69,7 @@ def measure_speedup(dense: nn.Module, compressed: nn.Module | Path, example: Ten
         if isinstance(compressed, Path):
             after = compressed
         else:
-            padded = pad_widths(compressed, example) if is_filled(compressed) else None
+            padded = pad_widths(compressed, example)
             if padded is None:
                 exporters.export(compressed, example, after, batch=1)
             else:

@@ -13,13 +13,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from native_networks import CALIBRATION_IMAGES, exported, exported_int8
+from native_networks import calibration, exported, exported_int8
 
 from compressor.methods.fbs import FBS
 from compressor.pipeline.source import open_source
 from exporters import export
-from exporters.int8 import Int8Settings
 from runtime.bench import benchmark
 
 NETWORKS = ("cifarnet", "torchvision:vgg16_bn", "torchvision:resnet18")
@@ -31,8 +29,7 @@ def exported_fbs_int8(folder, network, density):
     if not path.exists():
         source = open_source(network, untrained=True)
         model = FBS(density=density).attach(source.model, source.example()).eval()
-        images = np.random.default_rng(0).normal(size=(CALIBRATION_IMAGES, *source.size)).astype(np.float32)
-        for note in export(model, source.example(), path, int8=Int8Settings("min-max", images)).notes:
+        for note in export(model, source.example(), path, int8=calibration(source.size)).notes:
             print(f"{network}: {note}")
     return path
 

@@ -53,13 +53,18 @@ def exported(folder, network, density):
     return path
 
 
+def calibration(size):
+    """Ranges of random images."""
+    images = np.random.default_rng(0).normal(size=(CALIBRATION_IMAGES, *size)).astype(np.float32)
+    return Int8Settings("min-max", images)
+
+
 def exported_int8(folder, network):
     """Path of the dense network's int8 file."""
     path = folder / f"{network.rpartition(':')[2]}.int8.onnx"
     if not path.exists():
         source = open_source(network, untrained=True)
-        images = np.random.default_rng(0).normal(size=(CALIBRATION_IMAGES, *source.size)).astype(np.float32)
-        export(source.model, source.example(), path, int8=Int8Settings("min-max", images))
+        export(source.model, source.example(), path, int8=calibration(source.size))
     return path
 
 
