@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compressor.graph import ChannelGraph, ChannelGroup
 from compressor.graph.pairs import ConvBNPair
-from compressor.methods.watching import watch
+from compressor.methods.fbs_watching import watch
 
 __all__ = ["activities", "block_order", "order_for_blocks"]
 

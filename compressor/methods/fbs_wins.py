@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compressor.graph import ChannelGraph, ChannelGroup, LayerChannels, Units, trace
 from compressor.methods.fbs import layers
 from compressor.methods.fbs_layer import FBSConv2d
-from compressor.methods.watching import watch
+from compressor.methods.fbs_watching import watch
 
 __all__ = ["Wins", "channel_graph", "count_wins", "order_by_wins"]
 
