@@ -170,8 +170,9 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
   const int64_t weights = int64_t{taps_} * channels * padded;
   work.far = !work.all && weights >= (next.weights_are_far ? kFarWeights : kFarWeightsOfFew);
   const int64_t tile = geometry.tap_pixels * channels * kSegmentVectors / geometry.num_tiles;
-  work.least_tiles = manner.shares == 1
-                         ? geometry.num_tiles
+  work.shared.count = manner.shares;
+  work.shared.least_tiles =
+      manner.shares == 1 ? geometry.num_tiles
                          : static_cast<int32_t>(kWorkAtATime / std::clamp<int64_t>(tile, 1, kWorkAtATime));
   work.max_sources = all_vectors_ + 1;
   const int32_t packed_channels = manner.block > 0 ? manner.block : channels;
@@ -192,8 +193,8 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     work.post = carver.take<float>(winners_padded);
     work.first_step = carver.take<int32_t>(vectors_ + 1);
     work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
-    work.shares = carver.take<Share>(manner.shares);
-    work.segments = carver.take<Segment>(max_segments(work.vectors, manner.shares));
+    work.shared.shares = carver.take<Share>(manner.shares);
+    work.shared.segments = carver.take<Segment>(max_segments(work.vectors, manner.shares));
     if (work.far) {
       work.weight_rows = carver.take<int32_t>(int64_t{taps_} * channels);
       work.sources = carver.take<const float*>(int64_t{manner.shares} * work.max_sources);
@@ -201,7 +202,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     if (work.next.reads != nullptr) {
       work.next_lines = carver.take<int32_t>(int64_t{manner.shares} * kMostNextLines);
     }
-    if (work.pack) work.packed = carver.take<float>(work.num_slots() * work.slot_floats);
+    if (work.pack) work.packed = carver.take<float>(SharedWork::num_slots(manner.shares) * work.slot_floats);
     if (work.pack) work.block_sums = carver.take<float>(manner.shares * work.block_sums_floats);
     if (work.pitch != channels) work.spread_input = carver.take<float>(input_pixels * work.pitch);
     if (work.all) work.sums = carver.take<float>(geometry.pixels() * padded);

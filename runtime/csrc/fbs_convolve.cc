@@ -1,7 +1,4 @@
 // FbsConv's second half: the convolution, divided between threads.
-#include <algorithm>
-#include <atomic>
-
 #include "fbs_conv.h"
 #include "fbs_work.h"
 
@@ -31,8 +28,8 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;
   const auto pack_pixels = work.pack ? static_cast<int64_t>(kSqueezeCost * steps * taps_) : 0;
-  divide({&geometry, work.vectors, work.manner.shares, work.manner.by_outputs, pack_pixels}, work.shares,
-         work.segments);
+  divide({&geometry, work.vectors, work.manner.shares, work.manner.by_outputs, pack_pixels},
+         work.shared.shares, work.shared.segments);
   if (work.far) list_rows(work);
   parallel(static_cast<size_t>(work.manner.shares),
            [&](size_t share) { compute_share(task, work, static_cast<int32_t>(share)); });
@@ -42,8 +39,7 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   }
 }
 
-// Share number `own`, then what is left of the others. Nobody waits for anybody: what a thread has begun it
-// finishes, and what it has not begun anyone else does.
+// Share number `own`, then what is left of the others.
 void FbsConv::compute_share(const ConvTask& task, const Work& work, int32_t own) const {
   for (int32_t i = 0; i < work.manner.shares; ++i) {
     compute_segments(task, work, own, (own + i) % work.manner.shares);
@@ -54,13 +50,10 @@ void FbsConv::compute_share(const ConvTask& task, const Work& work, int32_t own)
 // The segments of a share that nobody has begun. While one is computed, memory is asked for the next one's
 // weights; during the last, for what the next layer reads first: its predictor, then its weights.
 void FbsConv::compute_segments(const ConvTask& task, const Work& work, int32_t own, int32_t number) const {
-  Share& share = work.shares[number];
-  const std::atomic_ref next(share.next);
-  while (next.load(std::memory_order_relaxed) < share.last) {
-    const int32_t s = next.fetch_add(1, std::memory_order_relaxed);
-    if (s >= share.last) return;
-    const Segment& segment = work.segments[s];
-    const bool last = s + 1 == share.last;
+  const SharedWork& shared = work.shared;
+  for (int32_t s; (s = shared.take_segment(number)) >= 0;) {
+    const Segment& segment = shared.segments[s];
+    const bool last = shared.is_last(number, s);
     float* const slot = last ? work.slot(number, true) : work.slot(own, false);
     ConvTask mine = task;
     const float* const w = find_weights(work, segment, slot, &mine);
@@ -71,12 +64,12 @@ void FbsConv::compute_segments(const ConvTask& task, const Work& work, int32_t o
     if (w == slot) pack(work, segment, 0, work.channels, slot);
     Prefetch prefetch = {};
     if (!last) {
-      if (work.far) ask_for_segment(work, work.segments[s + 1], 0, work.channels, own, &prefetch);
+      if (work.far) ask_for_segment(work, shared.segments[s + 1], 0, work.channels, own, &prefetch);
       mine.prefetch = work.far ? &prefetch : nullptr;
       kernels_->conv(mine, w, segment.vector, segment.width, segment.first_tile, segment.last_tile);
       continue;
     }
-    std::atomic_ref(share.open).store(1, std::memory_order_release);
+    shared.open(number);
     if (work.next.reads != nullptr && number == own) {
       mine.prefetch = &prefetch;
       ask_for_next_saliency(work, own, &prefetch);
@@ -91,7 +84,7 @@ void FbsConv::compute_segments(const ConvTask& task, const Work& work, int32_t o
 // the sums all stay in the first cache level. `last`: of its share.
 void FbsConv::compute_in_blocks(ConvTask task, const Work& work, int32_t own, int32_t number, bool last,
                                 float* slot) const {
-  const Segment& segment = work.segments[number];
+  const Segment& segment = work.shared.segments[number];
   const float* const x = task.x;
   Prefetch next_weights = {}, next_saliency = {}, prefetch = {};
   if (last && work.next.reads != nullptr) {
@@ -112,7 +105,7 @@ void FbsConv::compute_in_blocks(ConvTask task, const Work& work, int32_t own, in
     if (work.far && block + 1 < blocks) {
       ask_for_segment(work, segment, end, first_of(block + 2), own, &prefetch);
     } else if (work.far && !last) {
-      ask_for_segment(work, work.segments[number + 1], 0, first_of(1), own, &prefetch);
+      ask_for_segment(work, work.shared.segments[number + 1], 0, first_of(1), own, &prefetch);
     }
     task.x = x + begin;
     task.channels = end - begin;
@@ -123,28 +116,18 @@ void FbsConv::compute_in_blocks(ConvTask task, const Work& work, int32_t own, in
   }
 }
 
-// Tiles of a share's last segment, as long as there are some before `end`: many at first, since others would
-// have to wait for what a thread has just written, then few, so that all end together.
 void FbsConv::take_tiles(const ConvTask& task, const Work& work, int32_t number, const float* w,
                          int32_t end) const {
-  Share& share = work.shares[number];
-  const Segment& segment = work.segments[share.last - 1];
-  const std::atomic_ref next(share.next_tile);
-  int32_t first = next.load(std::memory_order_relaxed);
-  while (first < end) {
-    const int32_t count = std::max(work.least_tiles, (segment.last_tile - first) / 4);
-    const int32_t last = std::min(first + count, end);
-    if (!next.compare_exchange_weak(first, last, std::memory_order_relaxed)) continue;
+  const Segment& segment = work.shared.last_segment(number);
+  work.shared.take_tiles(number, end, [&](int32_t first, int32_t last) {
     kernels_->conv(task, w, segment.vector, segment.width, first, last);
-    first = next.load(std::memory_order_relaxed);
-  }
+  });
 }
 
 // Tiles of a share that another thread works on.
 void FbsConv::help(const ConvTask& task, const Work& work, int32_t number) const {
-  Share& share = work.shares[number];
-  if (std::atomic_ref(share.open).load(std::memory_order_acquire) == 0) return;
-  const Segment& segment = work.segments[share.last - 1];
+  if (!work.shared.is_open(number)) return;
+  const Segment& segment = work.shared.last_segment(number);
   ConvTask mine = task;
   const float* const w = find_weights(work, segment, work.slot(number, true), &mine);
   take_tiles(mine, work, number, w, segment.last_tile);

@@ -36,9 +36,7 @@ struct FbsConv::Work {
 
   // How threads divide it.
   Manner manner;
-  int32_t least_tiles;  // that a thread takes of a segment open to all
-  Share* shares;
-  Segment* segments;
+  SharedWork shared;
 
   // Memory to ask for early, see fbs_ahead.cc.
   bool far;  // the weights of this layer come from far away
@@ -68,12 +66,7 @@ struct FbsConv::Work {
   const float** sources;  // max_sources for each share
   int32_t* next_lines;    // kMostNextLines for each share
 
-  // Weights are packed for one segment at a time and thread; those of a share's last segment, from which
-  // other threads may read, have a place of their own.
-  int32_t num_slots() const { return manner.shares == 1 ? 1 : 2 * manner.shares; }
-  float* slot(int32_t share, bool last) const {
-    return packed + slot_floats * (manner.shares == 1 ? 0 : 2 * share + (last ? 1 : 0));
-  }
+  float* slot(int32_t share, bool last) const { return packed + slot_floats * shared.slot(share, last); }
 };
 
 }  // namespace compress

@@ -12,7 +12,10 @@ namespace compress {
 namespace {
 
 // Vectors of products below which another thread costs more than it brings.
-constexpr int64_t kDotsPerThread = 40000;
+constexpr int64_t kDotsPerThread = 15000;
+
+// Vectors of products in the tiles that a thread takes at a time, at least: 2 microseconds.
+constexpr int64_t kDotsAtATime = 6000;
 
 // Pixels whose bytes are added up in int32: no more would fit.
 constexpr int64_t kSumPixels = int64_t{1} << 23;
@@ -104,7 +107,7 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
     squeeze_steps(work.winners, winners_, lanes_, work.steps, work.first_step);
     whole_ = Buffer(static_cast<size_t>(work.vector_bytes) * vectors_);
     for (int32_t v = 0; v < vectors_; ++v) {
-      pack(work, v, reinterpret_cast<int8_t*>(whole_.data()) + v * work.vector_bytes, 0, work.groups);
+      pack(work, v, reinterpret_cast<int8_t*>(whole_.data()) + v * work.vector_bytes);
     }
   }
   spec_.weight.data = nullptr;
@@ -147,11 +150,19 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
   work.stored = whole_.bytes() > 0 && channels == inputs_;
   work.vector_bytes = int64_t{taps_} * work.groups * lanes_ * kGroup;
   way_.store(work.stored ? Way::kStored : Way::kPacked, std::memory_order_relaxed);
-  // Alone, one pair of packed vectors after the other passes through the same memory and stays in the cache.
+  // Where the planes are larger than the weights, each thread takes its part of them, and packs all weights;
+  // else its part of the weights, and reads all of the planes.
   const int64_t dots = geometry.tap_pixels * work.groups * vectors_;
-  work.threads =
+  SharedWork& shared = work.shared;
+  shared.count =
       static_cast<int32_t>(std::clamp<int64_t>(dots / kDotsPerThread, 1, std::max(1, parallel.threads())));
-  work.packed_vectors = work.threads > 1 ? vectors_ : std::min(2, vectors_);
+  const int64_t tile = geometry.tap_pixels * work.groups * kMaxInt8Vectors / geometry.num_tiles;
+  shared.least_tiles = shared.count == 1
+                           ? geometry.num_tiles
+                           : static_cast<int32_t>(kDotsAtATime / std::clamp<int64_t>(tile, 1, kDotsAtATime));
+  work.by_outputs = int64_t{taps_} * outputs_ > pixels || geometry.num_tiles < 4 * shared.count;
+  work.start_size = static_cast<int64_t>(geometry.regions.size()) * kMaxInt8Vectors * lanes_;
+  const int64_t slots = SharedWork::num_slots(shared.count);
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     work.live_memory = carver.take<int32_t>(channels);
@@ -165,11 +176,11 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
     work.bias = carver.take<float>(winners_padded);
     work.first_step = carver.take<int32_t>(vectors_ + 1);
     work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
-    if (!work.stored) work.packed = carver.take<int8_t>(work.packed_vectors * work.vector_bytes);
     if (channels % kGroup != 0) work.spread = carver.take<uint8_t>(pixels * work.groups * kGroup);
-    if (spec_.x.zero != 0) {
-      work.start = carver.take<int32_t>(static_cast<int64_t>(geometry.regions.size()) * winners_padded);
-    }
+    shared.shares = carver.take<Share>(shared.count);
+    shared.segments = carver.take<Segment>(max_segments(vectors_, shared.count));
+    if (!work.stored) work.packed = carver.take<int8_t>(slots * kMaxInt8Vectors * work.vector_bytes);
+    if (spec_.x.zero != 0) work.start = carver.take<int32_t>(slots * work.start_size);
     return carver.used();
   };
   const Scratch scratch(carve(nullptr));

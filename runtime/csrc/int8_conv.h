@@ -10,6 +10,7 @@
 #include "kernels/table.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "shares.h"
 #include "ways.h"
 
 namespace compress {
@@ -39,11 +40,11 @@ class FbsConvInt8 {
   void choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j) const;
   void convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
                 const Parallel& parallel) const;
-  void convolve_alone(const Int8ConvTask& task, const Geometry& geometry, const Work& work) const;
-  void convolve_together(const Int8ConvTask& task, const Geometry& geometry, const Work& work,
-                         const Parallel& parallel) const;
-  const int8_t* panel_weights(const Work& work, int32_t panel, int32_t slot) const;
-  void pack(const Work& work, int32_t vector, int8_t* out, int32_t first, int32_t last) const;
+  void compute_share(const Int8ConvTask& task, const Work& work, int32_t own) const;
+  void compute_segments(const Int8ConvTask& task, const Work& work, int32_t own, int32_t share) const;
+  void take_tiles(const Int8ConvTask& task, const Work& work, int32_t share) const;
+  const int8_t* segment_weights(const Work& work, const Segment& segment, int32_t slot) const;
+  void pack(const Work& work, int32_t vector, int8_t* out) const;
 
   Int8Spec spec_;
   const KernelTable* kernels_;

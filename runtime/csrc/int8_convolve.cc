@@ -1,25 +1,21 @@
 // FbsConvInt8's second half: the winners' weights packed, and the convolution.
-#include <algorithm>
-#include <atomic>
-
 #include "int8_conv.h"
 #include "int8_work.h"
-#include "wait.h"
 
 namespace compress {
 
 namespace {
 
-// Parts of the plane that each thread gets, so that they end together.
-constexpr int32_t kSlicesPerThread = 3;
+// Packing one source vector's four channels for one tap costs about this many vectors of products.
+constexpr double kPackCost = 4;
 
 // From so many bytes of weights on, they are asked for before they are packed.
 constexpr int64_t kFarWeights = int64_t{1} << 18;
 
 }  // namespace
 
-// Groups [first, last) of one vector of winners.
-void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* out, int32_t first, int32_t last) const {
+// The weights of one vector of winners.
+void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* out) const {
   Int8PackTask task = {};
   task.w = reinterpret_cast<const int8_t*>(weight_.data());
   task.vector_stride = static_cast<int64_t>(inputs_) * taps_ * lanes_;
@@ -30,7 +26,7 @@ void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* out, int32_t fi
   task.num_steps = work.first_step[vector + 1] - work.first_step[vector];
   task.far = task.vector_stride * all_vectors_ >= kFarWeights;
   task.out = out;
-  kernels_->int8.pack(task, first, last);
+  kernels_->int8.pack(task, 0, work.groups);
 }
 
 void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
@@ -46,8 +42,6 @@ void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Wor
   task.bias = work.bias;
   task.lower = lower_;
   task.upper = upper_;
-  task.start = work.start;
-  task.start_pitch = vectors_ * lanes_;
   task.input_zero = static_cast<int32_t>(spec_.x.zero);
   task.regions = geometry.regions.data();
   task.num_regions = static_cast<int32_t>(geometry.regions.size());
@@ -55,70 +49,64 @@ void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Wor
   task.input_step_y = static_cast<int32_t>(spec_.layer.strides[0] * geometry.input_width);
   task.output_width = static_cast<int32_t>(geometry.output_width);
 
-  if (work.threads <= 1) {
-    convolve_alone(task, geometry, work);
-  } else {
-    convolve_together(task, geometry, work, parallel);
+  // Packing a vector's weights, in pixels computed with them.
+  const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;
+  const auto pack_pixels = work.stored ? 0 : static_cast<int64_t>(kPackCost * steps * taps_);
+  const SharedWork& shared = work.shared;
+  divide({&geometry, vectors_, shared.count, work.by_outputs, pack_pixels}, shared.shares, shared.segments);
+  parallel(static_cast<size_t>(shared.count),
+           [&](size_t share) { compute_share(task, work, static_cast<int32_t>(share)); });
+}
+
+// The weights of a segment: stored, or packed in `slot`.
+const int8_t* FbsConvInt8::segment_weights(const Work& work, const Segment& segment, int32_t slot) const {
+  if (!work.stored) return work.slot_weights(slot);
+  return reinterpret_cast<const int8_t*>(whole_.data()) + segment.vector * work.vector_bytes;
+}
+
+// Share number `own`, then what is left of the others.
+void FbsConvInt8::compute_share(const Int8ConvTask& task, const Work& work, int32_t own) const {
+  const int32_t count = work.shared.count;
+  for (int32_t i = 0; i < count; ++i) compute_segments(task, work, own, (own + i) % count);
+  for (int32_t i = 1; i < count; ++i) {
+    const int32_t share = (own + i) % count;
+    if (work.shared.is_open(share)) take_tiles(task, work, share);
   }
 }
 
-// The weights of panel `panel`: stored, or in the packed ones from vector `slot` on.
-const int8_t* FbsConvInt8::panel_weights(const Work& work, int32_t panel, int32_t slot) const {
-  if (work.stored) return reinterpret_cast<const int8_t*>(whole_.data()) + 2 * panel * work.vector_bytes;
-  return work.packed + slot * work.vector_bytes;
-}
-
-// One panel after the other.
-void FbsConvInt8::convolve_alone(const Int8ConvTask& task, const Geometry& geometry, const Work& work) const {
-  for (int32_t panel = 0; panel < work.panels(vectors_); ++panel) {
-    const int32_t width = work.width(panel, vectors_);
-    for (int32_t v = 0; v < width && !work.stored; ++v) {
-      pack(work, 2 * panel + v, work.packed + v * work.vector_bytes, 0, work.groups);
+// The segments of a share that nobody has begun.
+void FbsConvInt8::compute_segments(const Int8ConvTask& task, const Work& work, int32_t own,
+                                   int32_t share) const {
+  const SharedWork& shared = work.shared;
+  for (int32_t s; (s = shared.take_segment(share)) >= 0;) {
+    const Segment& segment = shared.segments[s];
+    const bool last = shared.is_last(share, s);
+    const int32_t slot = last ? shared.slot(share, true) : shared.slot(own, false);
+    const int8_t* const w = segment_weights(work, segment, slot);
+    for (int32_t v = 0; v < segment.width && !work.stored; ++v) {
+      pack(work, segment.vector + v, work.slot_weights(slot) + v * work.vector_bytes);
     }
-    const int8_t* const w = panel_weights(work, panel, 0);
-    if (work.start != nullptr) kernels_->int8.start(task, w, 2 * panel, width);
-    kernels_->int8.conv(task, w, 2 * panel, width, 0, geometry.num_tiles);
+    Int8ConvTask mine = task;
+    mine.start = work.slot_start(slot);
+    if (mine.start != nullptr) kernels_->int8.start(mine, w, segment.width);
+    if (!last) {
+      kernels_->int8.conv(mine, w, segment.vector, segment.width, segment.first_tile, segment.last_tile);
+    } else {
+      shared.open(share);
+      take_tiles(task, work, share);
+    }
   }
 }
 
-// One list of tasks for all threads, taken in order: first the packing, by vectors and groups, then slices of
-// the plane, each with all its panels, so that a pixel's bytes are written by one thread. Slices wait for the
-// packing, which somebody has taken by then.
-void FbsConvInt8::convolve_together(const Int8ConvTask& task, const Geometry& geometry, const Work& work,
-                                    const Parallel& parallel) const {
-  const int32_t panels = work.panels(vectors_);
-  const int32_t pieces = work.stored ? 0 : std::min(work.threads, work.groups);
-  const int32_t num_packs = pieces * vectors_;
-  const int32_t slices = std::min(work.threads * kSlicesPerThread, geometry.num_tiles);
-  std::atomic<int32_t> next_task = 0, packed = 0, started = 0;
-  parallel(static_cast<size_t>(work.threads), [&](size_t) {
-    for (int32_t number; (number = next_task.fetch_add(1)) < num_packs + slices;) {
-      if (number < num_packs) {
-        const int64_t piece = number % pieces;
-        const int32_t vector = number / pieces;
-        pack(work, vector, work.packed + vector * work.vector_bytes,
-             static_cast<int32_t>(work.groups * piece / pieces),
-             static_cast<int32_t>(work.groups * (piece + 1) / pieces));
-        packed.fetch_add(1, std::memory_order_release);
-        continue;
-      }
-      wait_for(packed, num_packs);
-      const int32_t slice = number - num_packs;
-      const bool starts = work.start != nullptr;
-      if (starts && slice == 0) {
-        for (int32_t panel = 0; panel < panels; ++panel) {
-          kernels_->int8.start(task, panel_weights(work, panel, 2 * panel), 2 * panel,
-                               work.width(panel, vectors_));
-        }
-        started.store(1, std::memory_order_release);
-      }
-      if (starts) wait_for(started, 1);
-      for (int32_t panel = 0; panel < panels; ++panel) {
-        kernels_->int8.conv(task, panel_weights(work, panel, 2 * panel), 2 * panel,
-                            work.width(panel, vectors_), geometry.first_tile(slice, slices),
-                            geometry.first_tile(slice + 1, slices));
-      }
-    }
+// Tiles of a share's last segment, whose weights are ready.
+void FbsConvInt8::take_tiles(const Int8ConvTask& task, const Work& work, int32_t share) const {
+  const Segment& segment = work.shared.last_segment(share);
+  const int32_t slot = work.shared.slot(share, true);
+  Int8ConvTask mine = task;
+  mine.start = work.slot_start(slot);
+  const int8_t* const w = segment_weights(work, segment, slot);
+  work.shared.take_tiles(share, segment.last_tile, [&](int32_t first, int32_t last) {
+    kernels_->int8.conv(mine, w, segment.vector, segment.width, first, last);
   });
 }
 

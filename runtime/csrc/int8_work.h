@@ -2,8 +2,6 @@
 #ifndef COMPRESS_INT8_WORK_H_
 #define COMPRESS_INT8_WORK_H_
 
-#include <algorithm>
-
 #include "int8_conv.h"
 
 namespace compress {
@@ -12,7 +10,7 @@ inline int32_t groups_of(int32_t channels) { return (channels + kGroup - 1) / kG
 
 // The memory of one sample's call, carved out of one scratch buffer.
 struct FbsConvInt8::Work {
-  int32_t channels, groups, threads;
+  int32_t channels, groups;
   bool stored;  // by the weights of whole_
   const int32_t* live;
   int64_t vector_bytes;  // of one vector's packed weights
@@ -28,14 +26,17 @@ struct FbsConvInt8::Work {
   float* bias;
   int32_t* first_step;
   SqueezeStep* steps;
-  int8_t* packed;
-  int32_t packed_vectors;  // that `packed` holds at a time
-  uint8_t* spread;         // the input with whole groups; null: it has them
-  int32_t* start;          // null: the input's zero is 0
+  uint8_t* spread;  // the input with whole groups; null: it has them
 
-  // Outputs are computed in panels: pairs of vectors, and one single where their number is odd.
-  int32_t panels(int32_t vectors) const { return (vectors + 1) / 2; }
-  int32_t width(int32_t panel, int32_t vectors) const { return std::min(2, vectors - 2 * panel); }
+  // How threads divide it, and what a segment needs: its packed weights, and where its sums start.
+  SharedWork shared;
+  bool by_outputs;
+  int8_t* packed;  // of all slots
+  int32_t* start;  // of all slots; null: the input's zero is 0
+  int64_t start_size;
+
+  int8_t* slot_weights(int32_t slot) const { return packed + slot * kMaxInt8Vectors * vector_bytes; }
+  int32_t* slot_start(int32_t slot) const { return start == nullptr ? nullptr : start + slot * start_size; }
 };
 
 }  // namespace compress

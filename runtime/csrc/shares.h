@@ -1,8 +1,11 @@
 // How several threads divide one convolution: each begins with a share of its own, always the same one, so
-// that its caches keep the weights or the rows it works on; whoever is done early helps the others.
+// that its caches keep the weights or the rows it works on; whoever is done early helps the others. Nobody
+// waits for anybody: what a thread has begun it finishes, and what it has not begun anyone else does.
 #ifndef COMPRESS_SHARES_H_
 #define COMPRESS_SHARES_H_
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "geometry.h"
@@ -31,6 +34,52 @@ struct Division {
   bool by_outputs;  // shares are stretches of the outputs, else of the tiles
   int64_t
       pack_pixels;  // preparing a vector's weights costs as much as computing so many tap_pixels with them
+};
+
+// A divided convolution, as its threads take from it. A segment's outputs need their weights made ready
+// first, in memory of the thread that does it; those of a share's last segment lie where every thread may
+// read them, so that its tiles are open to all from then on.
+struct SharedWork {
+  Share* shares;
+  Segment* segments;
+  int32_t count;        // of shares
+  int32_t least_tiles;  // that a thread takes of a last segment at a time
+
+  // Places for weights made ready: one for each thread, one for each share's last segment.
+  static int32_t num_slots(int32_t count) { return count == 1 ? 1 : 2 * count; }
+  int32_t slot(int32_t share, bool last) const { return count == 1 ? 0 : 2 * share + (last ? 1 : 0); }
+
+  // The number of a segment of `share` that nobody has begun, or -1.
+  int32_t take_segment(int32_t share) const {
+    const std::atomic_ref next(shares[share].next);
+    if (next.load(std::memory_order_relaxed) >= shares[share].last) return -1;
+    const int32_t number = next.fetch_add(1, std::memory_order_relaxed);
+    return number < shares[share].last ? number : -1;
+  }
+  bool is_last(int32_t share, int32_t segment) const { return segment + 1 == shares[share].last; }
+  const Segment& last_segment(int32_t share) const { return segments[shares[share].last - 1]; }
+
+  // A share's last weights are ready: said by who made them, asked by who would help.
+  void open(int32_t share) const { std::atomic_ref(shares[share].open).store(1, std::memory_order_release); }
+  bool is_open(int32_t share) const {
+    return std::atomic_ref(shares[share].open).load(std::memory_order_acquire) != 0;
+  }
+
+  // compute(first, last) on tiles of a share's last segment, as long as there are some before `end`: many at
+  // first, since others would have to wait for what a thread has just written, then few, so that all end
+  // together.
+  template <typename Compute>
+  void take_tiles(int32_t share, int32_t end, const Compute& compute) const {
+    const std::atomic_ref next(shares[share].next_tile);
+    int32_t first = next.load(std::memory_order_relaxed);
+    while (first < end) {
+      const int32_t tiles = std::max(least_tiles, (last_segment(share).last_tile - first) / 4);
+      const int32_t last = std::min(first + tiles, end);
+      if (!next.compare_exchange_weak(first, last, std::memory_order_relaxed)) continue;
+      compute(first, last);
+      first = next.load(std::memory_order_relaxed);
+    }
+  }
 };
 
 // Most segments that divide() can write.

@@ -16,6 +16,7 @@ using compress::Int8PackTask;
 using compress::kGroup;
 
 constexpr int kRowBytes = kLanes * kGroup;  // one group's weights for one vector of outputs
+constexpr int64_t kStartPitch = int64_t{compress::kMaxInt8Vectors} * kLanes;
 constexpr int kLineBytes = 64;
 constexpr int kGroupsAhead = 4;  // packed before a group's weights that were asked for are read
 
@@ -59,7 +60,7 @@ void conv_int8_tile(const Int8ConvTask& task, const Region& region, const Int8Ti
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sums[s][p][v] = broadcast_lane(0);
   if (task.start != nullptr) {
-    const int32_t* const start = task.start + (&region - task.regions) * task.start_pitch + first_output;
+    const int32_t* const start = task.start + (&region - task.regions) * kStartPitch;
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 2
@@ -135,7 +136,7 @@ void conv_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int 
   });
 }
 
-void start_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors) {
+void start_int8(const Int8ConvTask& task, const int8_t* w, int num_vectors) {
   uint8_t zeros[kGroup];
   for (uint8_t& zero : zeros) zero = static_cast<uint8_t>(task.input_zero);
   const Activations four = broadcast_four(zeros);
@@ -149,8 +150,7 @@ void start_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int
         for (int64_t row = first; row < last; ++row)
           sums = dot(sums, four, load_weights(w + v * task.vector_stride + row * kRowBytes));
       }
-      int32_t* const start =
-          task.start + static_cast<int64_t>(g) * task.start_pitch + (first_vector + v) * kLanes;
+      int32_t* const start = task.start + static_cast<int64_t>(g) * kStartPitch + v * kLanes;
       store_lanes(start, sums);
       for (int i = 0; i < kLanes; ++i) start[i] = -start[i];
     }

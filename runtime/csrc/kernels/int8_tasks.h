@@ -13,6 +13,7 @@ struct Region;
 struct SqueezeStep;
 
 inline constexpr int kGroup = 4;
+inline constexpr int kMaxInt8Vectors = 2;
 
 // y[p][o] = to_uint8(clamp(sum * scale[o] + bias[o], lower, upper)), rounded to the nearest, ties to even,
 // where sum = start[region of p][o] + sum over live channels c and taps t inside the input of x[q(p, t)][c] *
@@ -21,8 +22,8 @@ inline constexpr int kGroup = 4;
 //   [vector][tap][group][lanes][kGroup]; scale and bias in output order, padded to whole vectors; 0 <= lower
 //   <= upper <= 255. The product and the sum are rounded one after the other, so every instruction set gives
 //   the same numbers.
-// A call covers `num_vectors` (1 or 2) vectors of outputs from `first_vector`, whose weights start at `w`,
-// and the tiles [first_tile, last_tile).
+// A call covers `num_vectors` (1 to kMaxInt8Vectors) vectors of outputs from `first_vector`, whose weights
+// start at `w`, and the tiles [first_tile, last_tile).
 struct Int8ConvTask {
   const uint8_t* x;
   uint8_t* y;
@@ -33,9 +34,8 @@ struct Int8ConvTask {
   const float* scale;
   const float* bias;
   float lower, upper;
-  int32_t* start;       // [regions][start_pitch] in output order; null: all 0
-  int32_t start_pitch;  // outputs, padded to whole vectors
-  int32_t input_zero;   // what start_int8 works out `start` for
+  int32_t* start;      // [regions][kMaxInt8Vectors * lanes], of this call's vectors; null: all 0
+  int32_t input_zero;  // what start_int8 works out `start` for
   const Region* regions;
   int32_t num_regions;
   int32_t input_step_x;  // input pixels from one output pixel to the next
@@ -66,7 +66,7 @@ struct Int8Kernels {
 
   // start[region][o] = -input_zero * sum of the weights that meet the input there: what `conv` must start
   // from where the input's byte for 0.0 is input_zero. For the vectors of one call of `conv`.
-  void (*start)(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors);
+  void (*start)(const Int8ConvTask& task, const int8_t* w, int num_vectors);
 
   void (*pack)(const Int8PackTask& task, int first, int last);
 
