@@ -29,27 +29,36 @@ __all__ = [
     "function_of",
     "linear_body",
     "unpack_add_body",
+    "unpack_add_int8_body",
     "unpack_body",
+    "unpack_int8_body",
 ]
 
 _CONV = "Conv<strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations>"
 _MINUS_ONE = "minus_one = Constant<value_ints=[-1]>()"
 _TO_NCHW = "planes = Transpose<perm=[0, 3, 1, 2]>(X)"
 
+
+def _scalar_byte(name: str) -> str:
+    """The attribute `name` as a byte of that name."""
+    return f"{name}_int = Constant<value_int: int = @{name}>() {name} = Cast<to=2>({name}_int)"
+
+
+def _scale(name: str) -> str:
+    """The attributes of a scale as what QuantizeLinear and DequantizeLinear read."""
+    return f"{name}_step = Constant<value_float: float = @{name}_step>() {_scalar_byte(f'{name}_zero')}"
+
+
 # Before and after FBSConv's own lines, whose W is then WQ: bytes to floats, floats to bytes. Transposes are on bytes:
 # ONNX Runtime 1.31 moves pairs of Q and DQ through those of floats, and ends the process where a Loop reads the result.
-_FROM_BYTES = """
-    x_step = Constant<value_float: float = @x_step>()
-    x_zero_int = Constant<value_int: int = @x_zero>()
-    x_zero = Cast<to=2>(x_zero_int)
+_FROM_BYTES = f"""
+    {_scale("x")}
     byte_planes = Transpose<perm=[0, 3, 1, 2]>(X)
     planes = DequantizeLinear(byte_planes, x_step, x_zero)
     WQ = DequantizeLinear<axis=0>(W, S)
 """
-_TO_BYTES = """
-    y_step = Constant<value_float: float = @y_step>()
-    y_zero_int = Constant<value_int: int = @y_zero>()
-    y_zero = Cast<to=2>(y_zero_int)
+_TO_BYTES = f"""
+    {_scale("y")}
     y_bytes = QuantizeLinear(y, y_step, y_zero)
     Y = Transpose<perm=[0, 2, 3, 1]>(y_bytes)
 """
@@ -139,39 +148,58 @@ def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
 
 
 UNPACK_ADD_ACTIVATIONS = {
-    "none": ["Y = Identity(sum)"],
-    "relu": ["Y = Relu(sum)"],
-    "bounded": ["low = Constant<value_float: float = @lower>()", "Y = Max(sum, low)"],
+    "none": "{y} = Identity(sum)",
+    "relu": "{y} = Relu(sum)",
+    "bounded": "low = Constant<value_float: float = @lower>() {y} = Max(sum, low)",
 }
 """How UnpackAdd and Linear bound their sum: by the attribute `lower`, -FLOAT_MAX, 0 or anything else."""
 
 
 def unpack_add_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
     """Returns the UnpackAdd function for one of UNPACK_ADD_ACTIVATIONS, which names its overload."""
-    lines = [*_unpack_to("dense"), "sum = Add(Z, dense)", *UNPACK_ADD_ACTIVATIONS[activation]]
+    lines = [*_unpack_to("dense"), "sum = Add(Z, dense)", UNPACK_ADD_ACTIVATIONS[activation].format(y="Y")]
     names = [tensor.name for tensor in opset.UNPACK_ADD.inputs]
     return function_of(opset.UNPACK_ADD, activation, names, lines, onnx_opset)
 
 
+def unpack_int8_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the UnpackInt8 function: as Unpack's, with an appended plane of the byte `zero`."""
+    names = [tensor.name for tensor in opset.UNPACK_INT8.inputs]
+    lines = [_scalar_byte("zero"), *_unpack_to("Y", absent="zero")]
+    return function_of(opset.UNPACK_INT8, "", names, lines, onnx_opset)
+
+
+def unpack_add_int8_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the UnpackAddInt8 function for one of UNPACK_ADD_ACTIVATIONS, which names its overload.
+
+    It rounds what a step of X stands for before it is counted in steps of Y, the op after; bytes may differ by one
+    step where a sum lies halfway between two.
+    """
+    lines = [_scale(name) for name in ("x", "z", "y")]
+    lines += [*_unpack_to("dense_bytes", absent="x_zero"), "dense = DequantizeLinear(dense_bytes, x_step, x_zero)"]
+    lines += ["summand = DequantizeLinear(Z, z_step, z_zero)", "sum = Add(summand, dense)"]
+    lines += [UNPACK_ADD_ACTIVATIONS[activation].format(y="y"), "Y = QuantizeLinear(y, y_step, y_zero)"]
+    names = [tensor.name for tensor in opset.UNPACK_ADD_INT8.inputs]
+    return function_of(opset.UNPACK_ADD_INT8, activation, names, lines, onnx_opset)
+
+
 def linear_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
     """Returns the Linear function for one of UNPACK_ADD_ACTIVATIONS, which names its overload."""
-    lines = [*_SPREAD, "flat = Flatten<axis=1>(spread)", "sum = Gemm(flat, W, B)", *UNPACK_ADD_ACTIVATIONS[activation]]
+    lines = [*_spread(), "flat = Flatten<axis=1>(spread)", "sum = Gemm(flat, W, B)"]
+    lines += [UNPACK_ADD_ACTIVATIONS[activation].format(y="Y")]
     names = [tensor.name for tensor in opset.LINEAR.inputs]
     return function_of(opset.LINEAR, activation, names, lines, onnx_opset)
 
 
-def _unpack_to(result: str) -> list[str]:
-    """X unpacked by I into the tensor `result`."""
-    return [*_SPREAD, f"{result} = Transpose<perm=[0, 2, 3, 1]>(spread)"]
+def _unpack_to(result: str, absent: str = "") -> list[str]:
+    """X unpacked by I into the tensor `result`; absent channels get the value `absent`, 0 by default."""
+    return [*_spread(absent), f"{result} = Transpose<perm=[0, 2, 3, 1]>(spread)"]
 
 
-_SPREAD = (
-    _MINUS_ONE,
-    _TO_NCHW,
-    _SAMPLES,
-    _ALL_ROWS_OF_I,
-    # places[n, c]: where dense channel c lies among the packed ones; if absent, their number (the zero plane).
-    """
+def _spread(absent: str = "") -> list[str]:
+    """X unpacked by I into `spread`, NCHW."""
+    # places[n, c]: where dense channel c lies among the packed ones; if absent, their number (the appended plane).
+    places = """
     channel_count = Constant<value_int: int = @channels>()
     channels = Reshape(channel_count, minus_one)
     dense_shape = Concat<axis=0>(samples, channels)
@@ -182,13 +210,12 @@ _SPREAD = (
     order = Range(start, stop, step)
     orders = Expand(order, packed_shape)
     places = ScatterElements<axis=1>(absent, rows, orders)
-    one_zero_plane = Constant<value_ints=[0, 0, 0, 0, 0, 1, 0, 0]>()
-    padded = Pad(planes, one_zero_plane)
-    place_of = Unsqueeze(places, minus_one)
-    spread = GatherND<batch_dims=1>(padded, place_of)
-    """,
-)
-"""X unpacked by I into `spread`, NCHW."""
+    one_more_plane = Constant<value_ints=[0, 0, 0, 0, 0, 1, 0, 0]>()
+    """
+    pad = f"padded = Pad(planes, one_more_plane{absent and f', {absent}'})"
+    taken = "place_of = Unsqueeze(places, minus_one) spread = GatherND<batch_dims=1>(padded, place_of)"
+    return [_MINUS_ONE, _TO_NCHW, _SAMPLES, _ALL_ROWS_OF_I, places, pad, taken]
+
 
 _BLOCKS = """
     block = Constant<value_int: int = @winner_block>()

@@ -3,12 +3,21 @@
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from exporters import opset
-from exporters.bodies import FBSVariant, fbs_conv_body, fbs_conv_int8_body, linear_body, unpack_add_body, unpack_body
+from exporters import bodies, opset
+from exporters.bodies import FBSVariant
 from exporters.errors import ExportError
 from exporters.sparse_body import sparse_activation, sparse_conv_body
 
 __all__ = ["attach_functions"]
+
+# Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a variant of FBSConv.
+_PLAIN = {opset.UNPACK.name: bodies.unpack_body, opset.UNPACK_INT8.name: bodies.unpack_int8_body}
+_BOUNDED = {
+    opset.UNPACK_ADD.name: bodies.unpack_add_body,
+    opset.UNPACK_ADD_INT8.name: bodies.unpack_add_int8_body,
+    opset.LINEAR.name: bodies.linear_body,
+}
+_FBS = {opset.FBS_CONV.name: bodies.fbs_conv_body, opset.FBS_CONV_INT8.name: bodies.fbs_conv_int8_body}
 
 
 def attach_functions(model: ModelProto) -> ModelProto:
@@ -31,23 +40,19 @@ def attach_functions(model: ModelProto) -> ModelProto:
         if node.domain != opset.DOMAIN:
             continue
         check_node(node)
-        if node.op_type == opset.UNPACK.name:
+        if node.op_type in _PLAIN:
             node.overload = ""
-            functions[node.op_type, ""] = unpack_body(version)
-        elif node.op_type == opset.UNPACK_ADD.name:
+            functions[node.op_type, ""] = _PLAIN[node.op_type](version)
+        elif node.op_type in _BOUNDED:
             node.overload = _bound(node)
-            functions[node.op_type, node.overload] = unpack_add_body(node.overload, version)
+            functions[node.op_type, node.overload] = _BOUNDED[node.op_type](node.overload, version)
         elif node.op_type == opset.SPARSE_CONV.name:
             node.overload = _clamp(node)
             functions[node.op_type, node.overload] = sparse_conv_body(node.overload, version)
-        elif node.op_type == opset.LINEAR.name:
-            node.overload = _bound(node)
-            functions[node.op_type, node.overload] = linear_body(node.overload, version)
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
-            body = fbs_conv_body if node.op_type == opset.FBS_CONV.name else fbs_conv_int8_body
-            functions[node.op_type, variant.overload] = body(variant, version)
+            functions[node.op_type, variant.overload] = _FBS[node.op_type](variant, version)
     kept = [function for function in result.functions if function.domain != opset.DOMAIN]
     del result.functions[:]
     result.functions.extend([*kept, *(functions[key] for key in sorted(functions))])
@@ -73,7 +78,7 @@ def check_node(node: NodeProto) -> None:
 
 
 def _bound(node: NodeProto) -> str:
-    """Which of UNPACK_ADD_ACTIVATIONS an UnpackAdd or Linear has."""
+    """Which of UNPACK_ADD_ACTIVATIONS an UnpackAdd, UnpackAddInt8 or Linear has."""
     (lower,) = (helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == "lower")
     return {-opset.FLOAT_MAX: "none", 0.0: "relu"}.get(lower, "bounded")
 

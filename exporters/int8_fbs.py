@@ -1,8 +1,9 @@
 """Static int8 for files with FBS layers: FBSConv becomes FBSConvInt8, with ranges calibrated on real inputs.
 
 Weights: per output channel, symmetric. Activations: uint8 per tensor; 0 is a byte of its own (0 behind a ReLU). Bytes
-flow from layer to layer, through transposes and max pools too; wherever something reads floats, a DequantizeLinear
-stands before it, and a QuantizeLinear behind what makes floats for an FBS layer.
+flow from layer to layer, through transposes, max pools and residual sums too; wherever something reads floats, a
+DequantizeLinear stands before it, and a QuantizeLinear behind what makes floats for an FBS layer. Unpacked channels and
+sums that no FBS layer reads in the end stay floats, as precise as they are.
 """
 
 import tempfile
@@ -38,7 +39,7 @@ class _Bytes:
 
 def has_fbs_layers(model: ModelProto) -> bool:
     """Whether there is an FBSConv."""
-    return any(node.domain == opset.DOMAIN and node.op_type == opset.FBS_CONV.name for node in model.graph.node)
+    return any(_is(node, opset.FBS_CONV) for node in model.graph.node)
 
 
 def quantize_fbs(
@@ -57,7 +58,7 @@ def quantize_fbs(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
         onnx.save(model, path)
-        ranges = ranges_of(path, settings, [opset.FBS_CONV.name])
+        ranges = ranges_of(path, settings, [opset.FBS_CONV.name, opset.UNPACK_ADD.name])
     rewriting = _Rewriting(model, ranges, steps or {})
     result = rewriting.run()
     left = [
@@ -69,6 +70,14 @@ def quantize_fbs(
         raise ExportError(f"no layer can become int8: {', '.join(left)}; leave --int8 out")
     note = f"int8: {len(rewriting.done)} FBS layers"
     return attach_functions(result), (f"{note}; {', '.join(left)} stay float32" if left else note,)
+
+
+def _is(node: NodeProto, op: opset.Op) -> bool:
+    return node.domain == opset.DOMAIN and node.op_type == op.name
+
+
+def _on_bytes(node: NodeProto) -> bool:
+    return not node.domain and node.op_type in _ON_BYTES
 
 
 class _Rewriting:
@@ -91,13 +100,18 @@ class _Rewriting:
         self._nodes: list[NodeProto] = []
         self._new: dict[str, TensorProto] = {}
         self._new_infos: list[onnx.ValueInfoProto] = []
+        self._wanted = self._wanted_as_bytes()
 
     def run(self) -> ModelProto:
         """The rewritten model, its functions still the old ones."""
         for node in self._model.graph.node:
-            if node.domain == opset.DOMAIN and node.op_type == opset.FBS_CONV.name and self._allows(node):
+            if _is(node, opset.FBS_CONV) and node.name not in self.refused:
                 self._fbs_conv(node)
-            elif not node.domain and node.op_type in _ON_BYTES and node.input[0] in self._bytes:
+            elif _is(node, opset.UNPACK) and node.output[0] in self._wanted and node.input[0] in self._bytes:
+                self._unpack(node)
+            elif _is(node, opset.UNPACK_ADD) and node.output[0] in self._wanted:
+                self._unpack_add(node)
+            elif _on_bytes(node) and node.input[0] in self._bytes:
                 self._on_bytes(node)
             else:
                 for name in node.input:
@@ -108,33 +122,62 @@ class _Rewriting:
             self._need_floats(value.name)
         return self._result()
 
+    def _wanted_as_bytes(self) -> set[str]:
+        """Float tensors that an FBS layer in int8 reads in the end, through what works on bytes."""
+        wanted: set[str] = set()
+        for node in reversed(self._model.graph.node):
+            if _is(node, opset.FBS_CONV):
+                wanted.update(node.input[:1] if self._allows(node) else ())
+            elif node.output[0] in wanted:
+                if _is(node, opset.UNPACK) or _on_bytes(node):
+                    wanted.add(node.input[0])
+                elif _is(node, opset.UNPACK_ADD) and self._finite(node.input[0], node.input[2], node.output[0]):
+                    wanted.update((node.input[0], node.input[2]))
+                else:  # made as floats
+                    wanted.discard(node.output[0])
+        return wanted
+
+    def _finite(self, *names: str) -> bool:
+        return all(np.isfinite(self._ranges.get(name, (np.nan,))).all() for name in names)
+
     def _allows(self, node: NodeProto) -> bool:
         """Whether a layer can be int8; otherwise the reason is kept."""
         terms = int(np.prod(self._held[node.input[2]].dims[1:]))
         if terms > _MOST_TERMS:
             self.refused[node.name] = f"an output sums up {terms} products, and int32 holds {_MOST_TERMS}"
-        elif not all(np.isfinite(self._ranges.get(name, (np.nan,))).all() for name in (node.input[0], node.output[0])):
+        elif not self._finite(node.input[0], node.output[0]):
             self.refused[node.name] = "its values are not finite on the calibration images"
         return node.name not in self.refused
 
     def _fbs_conv(self, node: NodeProto) -> None:
-        x = self._bytes.get(node.input[0]) or self._quantized(node.input[0])
+        x = self._as_held(node.input[0])
         y = self._as_bytes(node.output[0])
         weight, steps = self._weight(node.input[2])
-        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        attributes |= {"x_step": x.step, "x_zero": x.zero, "y_step": y.step, "y_zero": y.zero}
-        self._nodes.append(
-            helper.make_node(
-                opset.FBS_CONV_INT8.name,
-                [x.name, node.input[1], weight, steps, *node.input[3:]],
-                [y.name, node.output[1]],
-                name=node.name,
-                domain=opset.DOMAIN,
-                **attributes,
-            )
-        )
+        scales = {"x_step": x.step, "x_zero": x.zero, "y_step": y.step, "y_zero": y.zero}
+        inputs = [x.name, node.input[1], weight, steps, *node.input[3:]]
+        self._put(opset.FBS_CONV_INT8, node, inputs, [y.name, node.output[1]], **scales)
         self._bytes[node.output[0]] = y
         self.done.add(node.name)
+
+    def _unpack(self, node: NodeProto) -> None:
+        x = self._bytes[node.input[0]]
+        y = _Bytes(self._byte_name(node.output[0]), x.step, x.zero)
+        self._put(opset.UNPACK_INT8, node, [x.name, node.input[1]], [y.name], zero=x.zero)
+        self._bytes[node.output[0]] = y
+
+    def _unpack_add(self, node: NodeProto) -> None:
+        x, z = self._as_held(node.input[0]), self._as_held(node.input[2])
+        y = self._as_bytes(node.output[0])
+        scales = {"x_step": x.step, "x_zero": x.zero, "z_step": z.step, "z_zero": z.zero}
+        inputs = [x.name, node.input[1], z.name]
+        self._put(opset.UNPACK_ADD_INT8, node, inputs, [y.name], **scales, y_step=y.step, y_zero=y.zero)
+        self._bytes[node.output[0]] = y
+
+    def _put(self, op: opset.Op, node: NodeProto, inputs: list[str], outputs: list[str], **attributes: float) -> None:
+        """Adds `op` in the place of `node`, whose attributes it keeps."""
+        kept = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        made = helper.make_node(op.name, inputs, outputs, name=node.name, domain=opset.DOMAIN, **kept, **attributes)
+        self._nodes.append(made)
 
     def _on_bytes(self, node: NodeProto) -> None:
         x = self._bytes[node.input[0]]
@@ -145,8 +188,10 @@ class _Rewriting:
         self._nodes.append(moved)
         self._bytes[node.output[0]] = result
 
-    def _quantized(self, name: str) -> _Bytes:
-        """Puts a QuantizeLinear behind a float tensor."""
+    def _as_held(self, name: str) -> _Bytes:
+        """The bytes of a tensor: those that are there, or through a QuantizeLinear behind its floats."""
+        if name in self._bytes:
+            return self._bytes[name]
         found = self._as_bytes(name)
         self._nodes.append(
             helper.make_node("QuantizeLinear", [name, *self._scale(found)], [found.name], name=f"{name}/ToBytes")

@@ -8,7 +8,7 @@ An op is stored in the file both as a node and as an ONNX local function of the 
 that a stock runtime inlines the body while a runtime with the native library takes its own kernel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = [
     "DOMAIN",
@@ -27,6 +27,8 @@ __all__ = [
     "TORCH_FBS_CONV",
     "UNPACK",
     "UNPACK_ADD",
+    "UNPACK_ADD_INT8",
+    "UNPACK_INT8",
     "VERSION",
     "WINNERS",
     "Attribute",
@@ -189,6 +191,35 @@ UNPACK_ADD = Op(
     ),
 )
 
+UNPACK_INT8 = Op(
+    name="UnpackInt8",
+    summary="Unpack on bytes: Y[n,:,:,I[n,j]] = X[n,:,:,j], the byte `zero` elsewhere.",
+    inputs=(replace(UNPACK.inputs[0], type="uint8"), UNPACK.inputs[1]),
+    outputs=(replace(UNPACK.outputs[0], type="uint8"),),
+    attributes=(*UNPACK.attributes, Attribute("zero", "int", "the byte that is 0, from 0 to 255")),
+)
+
+UNPACK_ADD_INT8 = Op(
+    name="UnpackAddInt8",
+    summary=(
+        "UnpackAdd on bytes: X stands for x_step * (X - x_zero), Z for z_step * (Z - z_zero), and Y for "
+        "y_step * (Y - y_zero), rounded to the nearest and cut to 0 … 255."
+    ),
+    inputs=(*UNPACK_INT8.inputs, replace(UNPACK_ADD.inputs[2], type="uint8")),
+    outputs=UNPACK_INT8.outputs,
+    attributes=(
+        *UNPACK_ADD.attributes,
+        *(
+            Attribute(f"{name.lower()}_{part}", type_, meaning.format(name))
+            for name in ("X", "Z", "Y")
+            for part, type_, meaning in (
+                ("step", "float", "value of one step of {}, positive"),
+                ("zero", "int", "the byte of {} that is 0, from 0 to 255"),
+            )
+        ),
+    ),
+)
+
 SPARSE_CONV = Op(
     name="SparseConv",
     summary=(
@@ -233,4 +264,7 @@ LINEAR = Op(
     attributes=UNPACK_ADD.attributes,
 )
 
-OPS = {op.name: op for op in (FBS_CONV, FBS_CONV_INT8, SPARSE_CONV, UNPACK, UNPACK_ADD, LINEAR)}
+OPS = {
+    op.name: op
+    for op in (FBS_CONV, FBS_CONV_INT8, SPARSE_CONV, UNPACK, UNPACK_ADD, UNPACK_INT8, UNPACK_ADD_INT8, LINEAR)
+}

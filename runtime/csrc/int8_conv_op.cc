@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "fbs_attributes.h"
+#include "int8_attributes.h"
 #include "int8_conv.h"
 #include "op.h"
 #include "session_threads.h"
@@ -23,14 +24,6 @@ struct Int8Kernel {
 
 constexpr char kFbsConvInt8[] = "FBSConvInt8";
 constexpr size_t kPostShift = 7;
-
-Int8Scale read_scale(const Api& api, const OrtKernelInfo* info, const std::string& name) {
-  Int8Scale scale;
-  if (!attribute(api, info, (name + "_step").c_str(), &scale.step))
-    require("attribute " + name + "_step is missing; it must be a float");
-  attribute(api, info, (name + "_zero").c_str(), &scale.zero);
-  return scale;
-}
 
 OrtStatus* create_fbs_conv_int8(const ort::CustomOp* op, const void* table, const OrtKernelInfo* info,
                                 void** kernel) {

@@ -8,17 +8,19 @@ namespace {
 
 bool is_step(float value) { return value > 0.0f && std::isfinite(value); }
 
+}  // namespace
+
 std::string check_scale(const std::string& name, const Int8Scale& scale) {
   if (!is_step(scale.step)) {
     return name + "_step is " + std::to_string(scale.step) + "; it must be a positive number";
   }
-  if (scale.zero < 0 || scale.zero > 255) {
-    return name + "_zero is " + std::to_string(scale.zero) + "; it must be from 0 to 255";
-  }
-  return "";
+  return check_zero(name + "_zero", scale.zero);
 }
 
-}  // namespace
+std::string check_zero(const std::string& name, int64_t zero) {
+  if (zero >= 0 && zero <= 255) return "";
+  return name + " is " + std::to_string(zero) + "; it must be from 0 to 255";
+}
 
 std::string check_int8_layer(const Int8Spec& spec) {
   if (const std::string error = check_layer(spec.layer); !error.empty()) return error;

@@ -27,6 +27,8 @@ struct Int8Spec {
 inline constexpr int64_t kMostInt8Terms = 2147483647 / (255 * 128);
 
 // Each returns an empty string, or what came and what is allowed.
+std::string check_scale(const std::string& name, const Int8Scale& scale);  // <name>_step, <name>_zero
+std::string check_zero(const std::string& name, int64_t zero);
 std::string check_int8_layer(const Int8Spec& spec);
 // X and I of one call, against a layer that passed check_int8_layer.
 std::string check_int8_input(const Int8Spec& spec, const Tensor<uint8_t>& x, const Tensor<int64_t>& index);

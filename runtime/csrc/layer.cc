@@ -138,25 +138,25 @@ std::string check_input(const LayerSpec& spec, const Tensor<float>& x, const Ten
   return check_index(index, samples, packed, channels);
 }
 
-std::string check_unpack(int64_t channels, const Tensor<float>& x, const Tensor<int64_t>& index) {
+std::string check_unpack(int64_t channels, const Dims& x, const Tensor<int64_t>& index) {
   if (channels < 1 || channels > kMaxChannels) {
     return "channels is " + integer(channels) + "; it must be from 1 to " + integer(kMaxChannels);
   }
-  if (x.dims.size() != 4 || x.dims[3] > channels) {
-    return "X has shape " + text(x.dims) +
+  if (x.size() != 4 || x[3] > channels) {
+    return "X has shape " + text(x) +
            "; it must be [N, H, W, k] with k up to channels = " + integer(channels);
   }
-  if (!small_product({x.dims[1], x.dims[2], channels})) {
-    return "X has shape " + text(x.dims) + "; one sample may hold at most " + integer(kMaxValues) + " values";
+  if (!small_product({x[1], x[2], channels})) {
+    return "X has shape " + text(x) + "; one sample may hold at most " + integer(kMaxValues) + " values";
   }
-  return check_index(index, x.dims[0], x.dims[3], channels);
+  return check_index(index, x[0], x[3], channels);
 }
 
-std::string check_sum(int64_t channels, const Tensor<float>& x, const Tensor<float>& z) {
-  const Dims expected = {x.dims[0], x.dims[1], x.dims[2], channels};
-  if (z.dims == expected) return "";
-  return "Z has shape " + text(z.dims) + "; with X of shape " + text(x.dims) + " and channels " +
-         integer(channels) + " it must be " + text(expected);
+std::string check_sum(int64_t channels, const Dims& x, const Dims& z) {
+  const Dims expected = {x[0], x[1], x[2], channels};
+  if (z == expected) return "";
+  return "Z has shape " + text(z) + "; with X of shape " + text(x) + " and channels " + integer(channels) +
+         " it must be " + text(expected);
 }
 
 }  // namespace compress

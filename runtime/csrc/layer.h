@@ -61,10 +61,10 @@ std::string text(std::span<const int64_t> dims);
 std::string check_layer(const LayerSpec& spec);
 // X and I of one call, against a layer that passed check_layer.
 std::string check_input(const LayerSpec& spec, const Tensor<float>& x, const Tensor<int64_t>& index);
-// X and I of Unpack, which has `channels` channels.
-std::string check_unpack(int64_t channels, const Tensor<float>& x, const Tensor<int64_t>& index);
-// Z of UnpackAdd, whose X and I have passed check_unpack.
-std::string check_sum(int64_t channels, const Tensor<float>& x, const Tensor<float>& z);
+// The shape of X, and I, of Unpack, which has `channels` channels.
+std::string check_unpack(int64_t channels, const Dims& x, const Tensor<int64_t>& index);
+// The shape of Z of UnpackAdd, whose X and I have passed check_unpack.
+std::string check_sum(int64_t channels, const Dims& x, const Dims& z);
 
 }  // namespace compress
 

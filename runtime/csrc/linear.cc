@@ -39,7 +39,7 @@ std::string check_linear(const LinearSpec& spec) {
 }
 
 std::string check_linear_input(const LinearSpec& spec, const Tensor<float>& x, const Tensor<int64_t>& index) {
-  std::string error = check_unpack(spec.channels, x, index);
+  std::string error = check_unpack(spec.channels, x.dims, index);
   if (error.empty() && x.dims[1] * x.dims[2] * spec.channels != spec.weight[0]) {
     error = "X has shape " + text(x.dims) + "; with W of shape " + text(spec.weight) + " and channels " +
             std::to_string(spec.channels) + " its planes must have " +

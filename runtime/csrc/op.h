@@ -31,6 +31,8 @@ void describe_sparse_conv(Op* op);
 void describe_linear(Op* op);
 void describe_unpack(Op* op);
 void describe_unpack_add(Op* op);
+void describe_unpack_int8(Op* op);
+void describe_unpack_add_int8(Op* op);
 
 }  // namespace compress
 

@@ -8,54 +8,99 @@ namespace compress {
 
 namespace {
 
-// Floats written from which on another thread is worth it.
+// Values written from which on another thread is worth it.
 constexpr int64_t kFloatsPerThread = 1 << 13;
+constexpr int64_t kBytesPerThread = 1 << 14;
 
-}  // namespace
+// Where packed channels go: for each vector of channels the first packed one, how many follow it, and which
+// one each lane takes (-1: none).
+struct Places {
+  int32_t *starts, *counts, *spread;
+};
 
-void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x,
-            const Tensor<int64_t>& index, const Sum& sum, float* y, const Parallel& parallel) {
-  const int64_t samples = x.dims[0];
-  const int64_t pixels = x.dims[1] * x.dims[2];
-  const auto k = static_cast<int32_t>(x.dims[3]);
-  const int32_t lanes = kernels.lanes;
+// Calls run(first, pixels, places) for bands of pixels, counted over all samples, each of which lies within
+// one sample. A thread's band is the one whose inputs are near, where the layer before was divided alike.
+template <typename Run>
+void for_each_band(int32_t lanes, int64_t channels, const Dims& x, const Tensor<int64_t>& index,
+                   int64_t values_per_thread, const Parallel& parallel, const Run& run) {
+  const int64_t samples = x[0];
+  const int64_t pixels = x[1] * x[2];
+  const auto k = static_cast<int32_t>(x[3]);
   const int64_t blocks = (channels + lanes - 1) / lanes;
 
-  int32_t *starts, *counts, *spread;
+  Places places;
   const auto carve = [&](char* memory) {
     Carver carver(memory);
-    starts = carver.take<int32_t>(blocks);
-    counts = carver.take<int32_t>(blocks);
-    spread = carver.take<int32_t>(blocks * lanes);
+    places.starts = carver.take<int32_t>(blocks);
+    places.counts = carver.take<int32_t>(blocks);
+    places.spread = carver.take<int32_t>(blocks * lanes);
     return carver.used();
   };
   const Scratch scratch(carve(nullptr));
   carve(scratch.data());
 
-  // A band of pixels each: the one whose inputs are near, where the layer before was divided alike.
-  const int64_t wanted = std::min<int64_t>(parallel.threads(), pixels * channels / kFloatsPerThread);
+  const int64_t wanted = std::min<int64_t>(parallel.threads(), pixels * channels / values_per_thread);
   const int64_t items = std::max<int64_t>(std::min(wanted, pixels), 1);
   for (int64_t n = 0; n < samples; ++n) {
     if (n == 0 || index.dims[0] != 1) {
       const int64_t* row = index.data + n * k;
       for (int64_t b = 0, i = 0; b < blocks; ++b) {
-        starts[b] = static_cast<int32_t>(i);
-        std::fill_n(spread + b * lanes, lanes, -1);
+        places.starts[b] = static_cast<int32_t>(i);
+        std::fill_n(places.spread + b * lanes, lanes, -1);
         for (; i < k && row[i] < (b + 1) * lanes; ++i) {
-          spread[row[i]] = static_cast<int32_t>(i) - starts[b];
+          places.spread[row[i]] = static_cast<int32_t>(i) - places.starts[b];
         }
-        counts[b] = static_cast<int32_t>(i) - starts[b];
+        places.counts[b] = static_cast<int32_t>(i) - places.starts[b];
       }
     }
     parallel(static_cast<size_t>(items), [&](size_t item) {
       const auto i = static_cast<int64_t>(item);
       const int64_t first = pixels * i / items;
-      kernels.unpack(x.data + (n * pixels + first) * k, pixels * (i + 1) / items - first, k,
-                     static_cast<int32_t>(channels), starts, counts, spread,
-                     sum.z == nullptr ? nullptr : sum.z + (n * pixels + first) * channels, sum.lower,
-                     y + (n * pixels + first) * channels);
+      run(n * pixels + first, pixels * (i + 1) / items - first, places);
     });
   }
+}
+
+}  // namespace
+
+void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x,
+            const Tensor<int64_t>& index, const Sum& sum, float* y, const Parallel& parallel) {
+  const auto k = static_cast<int32_t>(x.dims[3]);
+  for_each_band(kernels.lanes, channels, x.dims, index, kFloatsPerThread, parallel,
+                [&](int64_t first, int64_t pixels, const Places& places) {
+                  kernels.unpack(x.data + first * k, pixels, k, static_cast<int32_t>(channels), places.starts,
+                                 places.counts, places.spread,
+                                 sum.z == nullptr ? nullptr : sum.z + first * channels, sum.lower,
+                                 y + first * channels);
+                });
+}
+
+void unpack_bytes(const KernelTable& kernels, int64_t channels, const Tensor<uint8_t>& x,
+                  const Tensor<int64_t>& index, const ByteSum& sum, uint8_t* y, const Parallel& parallel) {
+  const auto in_steps_of_y = [&](const Int8Scale& scale) {
+    return static_cast<float>(static_cast<double>(scale.step) / static_cast<double>(sum.y_scale.step));
+  };
+  Int8UnpackTask task = {};
+  task.k = static_cast<int32_t>(x.dims[3]);
+  task.x_end = x.data + x.dims[0] * x.dims[1] * x.dims[2] * x.dims[3];
+  task.channels = static_cast<int32_t>(channels);
+  task.x_zero = static_cast<float>(sum.x_scale.zero);
+  task.x_scale = in_steps_of_y(sum.x_scale);
+  task.z_zero = static_cast<float>(sum.z_scale.zero);
+  task.z_scale = in_steps_of_y(sum.z_scale);
+  task.y_zero = static_cast<float>(sum.y_scale.zero);
+  task.lower = std::clamp(sum.lower / sum.y_scale.step + task.y_zero, 0.0f, 255.0f);
+  for_each_band(kernels.lanes, channels, x.dims, index, kBytesPerThread, parallel,
+                [&](int64_t first, int64_t pixels, const Places& places) {
+                  Int8UnpackTask band = task;
+                  band.x = x.data + first * task.k;
+                  band.z = sum.z == nullptr ? nullptr : sum.z + first * channels;
+                  band.pixels = pixels;
+                  band.starts = places.starts;
+                  band.spread = places.spread;
+                  band.y = y + first * channels;
+                  kernels.int8.unpack(band);
+                });
 }
 
 }  // namespace compress

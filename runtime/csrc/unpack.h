@@ -1,9 +1,10 @@
-// Packed channels back among all of them. Independent of ONNX Runtime.
+// Packed channels back among all of them, floats or bytes. Independent of ONNX Runtime.
 #ifndef COMPRESS_UNPACK_H_
 #define COMPRESS_UNPACK_H_
 
 #include <cstdint>
 
+#include "int8_layer.h"
 #include "kernels/table.h"
 #include "layer.h"
 #include "parallel.h"
@@ -19,6 +20,17 @@ struct Sum {
 // y [N, H, W, channels] from inputs that have passed check_unpack. Throws std::bad_alloc.
 void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x,
             const Tensor<int64_t>& index, const Sum& sum, float* y, const Parallel& parallel);
+
+// What unpacked bytes are added to; what bytes stand for is in three scales.
+struct ByteSum {
+  const uint8_t* z;  // [N, H, W, channels]; null: nothing is added
+  Int8Scale x_scale, z_scale, y_scale;
+  float lower;  // of what y stands for
+};
+
+// y [N, H, W, channels] from inputs that have passed check_unpack. Throws std::bad_alloc.
+void unpack_bytes(const KernelTable& kernels, int64_t channels, const Tensor<uint8_t>& x,
+                  const Tensor<int64_t>& index, const ByteSum& sum, uint8_t* y, const Parallel& parallel);
 
 }  // namespace compress
 

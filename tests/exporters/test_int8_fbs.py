@@ -89,6 +89,27 @@ def test_bytes_flow_between_layers_and_through_pools(files):
         assert types[before.output[0]] == TensorProto.UINT8
 
 
+def test_residual_sums_are_of_bytes_where_an_fbs_layer_reads_them(files):
+    _, made = files["residual"]
+    before, model = onnx.load(made["float"]), onnx.load(made["int8"])
+    onnx.checker.check_model(model, full_check=True)
+    floats, ops = ([node.op_type for node in graph.graph.node] for graph in (before, model))
+    assert floats.count("UnpackAdd") == 2
+    # The second sum is averaged and classified: no reason to round it.
+    assert ops.count("UnpackAddInt8") == ops.count("UnpackAdd") == 1
+    assert ops.count("QuantizeLinear") == 1, "of the input alone"
+    (total,) = (node for node in model.graph.node if node.op_type == "UnpackAddInt8")
+    attributes = {entry.name: helper.get_attribute_value(entry) for entry in total.attribute}
+    readers = [node for node in model.graph.node if total.output[0] in node.input]
+    layers = [node for node in readers if node.op_type == "FBSConvInt8"]
+    assert len(layers) == 2, "the block's first convolution and its shortcut"
+    for layer in layers:
+        scales = {entry.name: helper.get_attribute_value(entry) for entry in layer.attribute}
+        assert (scales["x_step"], scales["x_zero"]) == (attributes["y_step"], attributes["y_zero"])
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    assert types[total.output[0]] == TensorProto.UINT8
+
+
 def test_weights_are_whole_numbers_that_use_their_range(files):
     _, made = files["chain"]
     stored = onnx.load(made["int8"])

@@ -1,4 +1,4 @@
-"""FBSConvInt8 on every instruction set: the same bytes, those of its function body but for rounding, and refusals."""
+"""The ops on bytes on every instruction set: the same bytes, those of the function body but for rounding, refusals."""
 
 import ctypes
 
@@ -144,3 +144,76 @@ def test_inputs_are_refused():
         session.run(None, {"X": feeds["X"][..., :2], "I": np.array([[0, 24]])})
     with pytest.raises(Exception, match=r"FBSConvInt8: X has shape \[1, 9, 8, 2\]|FBSConvInt8: I has shape"):
         session.run(None, {"X": feeds["X"][..., :2], "I": np.array([[0, 1], [0, 1]])})
+
+
+def sum_case(channels, batch):
+    rng = np.random.default_rng(channels)
+    x, index = make_bytes(rng, live=max(1, channels // 2), channels=channels, batch=batch, size=(9, 8))
+    z = rng.integers(0, 256, size=(*x.shape[:3], channels)).astype(np.uint8)
+    return {"X": x, "I": index, "Z": z}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("channels", [1, 15, 16, 33])
+def test_unpacked_bytes(channels, batch):
+    feeds = sum_case(channels, batch)
+    del feeds["Z"]
+    bare = reference.unpack_int8_model(channels)
+    complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
+    expected = reference.unpack(feeds["X"] - 7.0, feeds["I"], channels) + 7
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(stock.run(None, feeds)[0], expected)
+    for isa in reference.isa_names():
+        for model in (bare, complete):
+            np.testing.assert_array_equal(reference.open_session(model, isa, 2).run(None, feeds)[0], expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("channels", [1, 15, 16, 33])
+@pytest.mark.parametrize("lower", [-FLOAT_MAX, 0.0, 0.25])
+def test_sums_of_bytes(lower, channels, batch):
+    feeds = sum_case(channels, batch)
+    scales = reference.SUM_SCALES
+    bare = reference.unpack_add_int8_model(channels, lower)
+    complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+    x = reference.unpack(feeds["X"] - np.float64(scales["x_zero"]), feeds["I"], channels) * scales["x_step"]
+    z = (feeds["Z"] - np.float64(scales["z_zero"])) * scales["z_step"]
+    wanted = np.clip(np.maximum(x + z, lower) / scales["y_step"] + scales["y_zero"], 0, 255)
+    results = {isa: reference.open_session(bare, isa, 2).run(None, feeds)[0] for isa in reference.isa_names()}
+    for isa, y in results.items():
+        np.testing.assert_array_equal(y, results["generic"], err_msg=isa)
+    assert np.abs(y - wanted).max() <= 0.501
+    assert np.abs(y.astype(int) - stock).max() <= 1
+    assert (y != stock).mean() <= 0.05, "sums of two steps often meet the middle between two bytes here"
+    assert len(np.unique(y)) > 10
+    # Where both are there the kernel wins.
+    np.testing.assert_array_equal(reference.open_session(complete).run(None, feeds)[0], y)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_step": -1.0}, "x_step is -1.000000; it must be a positive number"),
+        ({"z_step": None}, "attribute z_step is missing; it must be a float"),
+        ({"z_zero": 256}, "z_zero is 256; it must be from 0 to 255"),
+        ({"y_step": float("nan")}, "y_step is nan; it must be a positive number"),
+    ],
+)
+def test_a_sum_of_bytes_refuses_an_attribute(changes, message):
+    with pytest.raises(Exception, match=f"UnpackAddInt8: {message}"):
+        reference.open_session(reference.unpack_add_int8_model(8, **changes))
+
+
+def test_unpacking_bytes_refuses():
+    with pytest.raises(Exception, match="UnpackInt8: zero is 256; it must be from 0 to 255"):
+        reference.open_session(reference.unpack_int8_model(8, zero=256))
+    with pytest.raises(Exception, match="UnpackInt8: attribute zero is missing; it must be an int"):
+        reference.open_session(reference.unpack_int8_model(8, zero=None))
+    session = reference.open_session(reference.unpack_int8_model(8))
+    with pytest.raises(Exception, match=r"UnpackInt8: I\[0, 1\] is 8; channels go from 0 to 7"):
+        session.run(None, {"X": np.zeros((1, 2, 2, 2), np.uint8), "I": np.array([[0, 8]])})
+    session = reference.open_session(reference.unpack_add_int8_model(8))
+    x, z = np.zeros((1, 2, 3, 2), np.uint8), np.zeros((1, 2, 2, 8), np.uint8)
+    with pytest.raises(Exception, match=r"UnpackAddInt8: Z has shape \[1, 2, 2, 8\]; with X of shape"):
+        session.run(None, {"X": x, "I": np.array([[0, 7]]), "Z": z})

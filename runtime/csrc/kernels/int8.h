@@ -26,11 +26,10 @@ struct Int8Tile {
   const int8_t* w;
 };
 
-// To a byte in each lane, which its low 8 bits are. Adding 1.5 * 2^23 leaves no bits for fractions, so the
-// addition itself rounds.
-inline Lanes to_bytes(Lanes sums, Vec scale, Vec bias, Vec lower, Vec upper) {
+// Values from 0 to 255 to a byte in each lane, which its low 8 bits are. Adding 1.5 * 2^23 leaves no bits for
+// fractions, so the addition itself rounds.
+inline Lanes round_to_bytes(Vec value) {
   constexpr float kRound = 12582912.0f;
-  const Vec value = clamp(add(mul(to_floats(sums), scale), bias), lower, upper);
   return as_lanes(add(value, broadcast(&kRound)));
 }
 
@@ -102,8 +101,8 @@ void conv_int8_tile(const Int8ConvTask& task, const Region& region, const Int8Ti
     const Vec bias = load(task.bias + first_output + v * kLanes);
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p) {
-      const Lanes bytes = to_bytes(sums[0][p][v], scale, bias, lower, upper);
-      store_bytes(tile.y[p] + v * kLanes, bytes, left - v * kLanes);
+      const Vec value = clamp(add(mul(to_floats(sums[0][p][v]), scale), bias), lower, upper);
+      store_bytes(tile.y[p] + v * kLanes, round_to_bytes(value), left - v * kLanes);
     }
   }
 }

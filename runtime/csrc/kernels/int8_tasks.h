@@ -58,6 +58,26 @@ struct Int8PackTask {
   int8_t* out;
 };
 
+// y[p][c] = to_uint8(clamp((x[p][i] - x_zero) * x_scale + (z[p][c] - z_zero) * z_scale + y_zero, lower, 255))
+// where i is the input of channel c; where c has none, the first product is 0. Every operation is rounded by
+// itself, so every instruction set gives the same numbers; the last one to the nearest, ties to even.
+//   x [pixels][k], y and z [pixels][channels]; starts and spread as KernelTable::unpack has them.
+struct Int8UnpackTask {
+  const uint8_t* x;
+  const uint8_t* x_end;  // it may be read up to here
+  const uint8_t* z;      // may be y; null: nothing is added
+  int64_t pixels;
+  int32_t k;
+  int32_t channels;
+  const int32_t* starts;
+  const int32_t* spread;
+  float x_zero, x_scale;
+  float z_zero, z_scale;
+  float y_zero;
+  float lower;  // 0 or more
+  uint8_t* y;
+};
+
 struct Int8Kernels {
   int32_t max_tile;  // most pixels per tile
 
@@ -69,6 +89,8 @@ struct Int8Kernels {
   void (*start)(const Int8ConvTask& task, const int8_t* w, int num_vectors);
 
   void (*pack)(const Int8PackTask& task, int first, int last);
+
+  void (*unpack)(const Int8UnpackTask& task);
 
   // sums[c] = sum over pixels of |x[p][c] - zero|: x [pixels][channels], at most 2^23 pixels.
   void (*sum_bytes)(const uint8_t* x, int64_t pixels, int32_t channels, int32_t zero, int32_t* sums);

@@ -7,6 +7,7 @@
 
 #include "kernels/conv.h"
 #include "kernels/int8.h"
+#include "kernels/int8_unpack.h"
 #include "kernels/saliency.h"
 #include "kernels/sparse.h"
 #include "kernels/squeeze.h"
@@ -42,6 +43,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
              .conv = conv_int8,
              .start = start_int8,
              .pack = pack_int8,
+             .unpack = unpack_int8,
              .sum_bytes = sum_bytes},
 };
 

@@ -1,7 +1,8 @@
-// Drives FbsConvInt8 without ONNX Runtime: ragged and random layers with a fixed seed, every instruction set
-// and number of threads held bit for bit against the first, that against plain loops; damaged layers; eight
-// threads in one layer. Built with sanitizers; every buffer has exactly the size it must have, so that a read
-// or write beyond it is seen. Prints one line and exits with 0 when all is well.
+// Drives FbsConvInt8 and the residual sums of bytes without ONNX Runtime: ragged and random layers with a
+// fixed seed, every instruction set and number of threads held bit for bit against the first, that against
+// plain loops; damaged layers; eight threads in one layer. Built with sanitizers; every buffer has exactly
+// the size it must have, so that a read or write beyond it is seen. Prints one line and exits with 0 when all
+// is well.
 //   compress_int8_host [random cases] [seed]
 #include <algorithm>
 #include <cmath>
@@ -17,6 +18,7 @@
 #include "int8_layer.h"
 #include "isa.h"
 #include "parallel.h"
+#include "unpack.h"
 
 namespace {
 
@@ -260,6 +262,61 @@ void run_damaged(const Case& good) {
 }
 
 // As many products as a sum holds, all of them the largest there are.
+void run_unpack(Random& random, const std::string& number) {
+  const int64_t channels = random.integer(1, 70), live = random.integer(0, channels);
+  const int64_t samples = random.integer(1, 3), height = random.integer(0, 9), width = random.integer(1, 9);
+  const std::vector<int64_t> index = random.subset(live, channels);
+  const int64_t pixels = samples * height * width;
+  const auto bytes = [&](int64_t count) {
+    std::vector<uint8_t> values;
+    for (int64_t i = 0; i < count; ++i) values.push_back(static_cast<uint8_t>(random.integer(0, 255)));
+    return values;
+  };
+  const auto scale = [&] {
+    return compress::Int8Scale{static_cast<float>(random.integer(1, 40)) / 16, random.integer(0, 255)};
+  };
+  const std::vector<uint8_t> x = bytes(pixels * live), z = bytes(pixels * channels);
+  const compress::ByteSum sum = {z.data(), scale(), scale(), scale(), random.chance(0.5) ? 0.0f : -1e9f};
+  std::vector<uint8_t> unpacked(z.size(), static_cast<uint8_t>(sum.x_scale.zero)), expected(z.size());
+  for (int64_t p = 0; p < pixels; ++p) {
+    for (int64_t i = 0; i < live; ++i) {
+      unpacked[static_cast<size_t>(p * channels + index[static_cast<size_t>(i)])] =
+          x[static_cast<size_t>(p * live + i)];
+    }
+  }
+  const auto value = [](const compress::Int8Scale& s, uint8_t byte) {
+    return static_cast<double>(s.step) * static_cast<double>(byte - s.zero);
+  };
+  const Tensor<uint8_t> input = {x.data(), {samples, height, width, live}};
+  const Tensor<int64_t> places = {index.data(), {1, live}};
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (!isa->supported()) continue;
+    const std::string who = number + " " + isa->name;
+    const Parallel threads(3, run_on_threads, nullptr);
+    std::vector<uint8_t> y(z.size());
+    const compress::Int8Scale bytes_only = {1.0f, sum.x_scale.zero};
+    compress::unpack_bytes(*isa->kernels, channels, input, places,
+                           {nullptr, bytes_only, {}, bytes_only, -1e9f}, y.data(), threads);
+    expect(y == unpacked, who + ": wrong bytes unpacked");
+    compress::unpack_bytes(*isa->kernels, channels, input, places, sum, y.data(), threads);
+    for (size_t i = 0; i < y.size(); ++i) {
+      const double wanted = std::max(value(sum.x_scale, unpacked[i]) + value(sum.z_scale, z[i]),
+                                     static_cast<double>(sum.lower));
+      const double step = static_cast<double>(sum.y_scale.step);
+      const double places_of_y =
+          std::clamp(wanted / step + static_cast<double>(sum.y_scale.zero), 0.0, 255.0);
+      expect(std::abs(places_of_y - y[i]) <= 0.5 + 1e-3, who + ": wrong sum of bytes");
+    }
+    if (isa == compress::isas()) expected = y;
+    expect(y == expected, who + ": other bytes than " + compress::isas()->name);
+    std::vector<uint8_t> in_place = z;
+    compress::ByteSum onto = sum;
+    onto.z = in_place.data();
+    compress::unpack_bytes(*isa->kernels, channels, input, places, onto, in_place.data(), threads);
+    expect(in_place == expected, who + ": another sum in place");
+  }
+}
+
 void run_largest_sum() {
   Case c;
   Random random(1);
@@ -320,6 +377,7 @@ int main(int argc, char** argv) {
     const Case c = random_case(random);
     run_case(c, "case " + std::to_string(i));
     run_damaged(c);
+    run_unpack(random, "unpack " + std::to_string(i));
   }
   run_largest_sum();
   run_concurrently(random);

@@ -159,6 +159,33 @@ def int8_model(layer, weights, scales, *, shape=("N", "H", "W", "Cx"), **attribu
     return _model([node], inputs, outputs, [numpy_helper.from_array(value, name) for name, value in constants.items()])
 
 
+def unpack_int8_model(channels, **attributes):
+    return _bytes_model("UnpackInt8", ["X", "I"], {"channels": channels, "zero": 7} | attributes)
+
+
+SUM_SCALES = {"x_step": 0.02, "x_zero": 3, "z_step": 0.03, "z_zero": 120, "y_step": 0.05, "y_zero": 0}
+"""Of the sum that `unpack_add_int8_model` makes unless it is told otherwise."""
+
+
+def unpack_add_int8_model(channels, lower=-FLOAT_MAX, **attributes):
+    return _bytes_model(
+        "UnpackAddInt8", ["X", "I", "Z"], {"channels": channels, "lower": lower, **SUM_SCALES} | attributes
+    )
+
+
+def _bytes_model(op, names, attributes):
+    """A model of one node on bytes; None among `attributes` leaves one out."""
+    kept = {name: value for name, value in attributes.items() if value is not None}
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, [None] * 2)
+        if name == "I"
+        else helper.make_tensor_value_info(name, TensorProto.UINT8, [None] * 4)
+        for name in names
+    ]
+    node = helper.make_node(op, names, ["Y"], domain="compress", **kept)
+    return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.UINT8, [None] * 4)], [])
+
+
 def unpack_model(channels):
     node = helper.make_node("Unpack", ["X", "I"], ["Y"], domain="compress", channels=channels)
     inputs = [
