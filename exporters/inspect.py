@@ -95,6 +95,7 @@ def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
     densities = _spelled_out_densities(model, weights, shapes)
     steps = {name for names in stored.values() for name in names[1:]}
     steps.update(node.input[3] for node in model.graph.node if node.op_type == opset.FBS_CONV_INT8.name)
+    steps.update(_product_scales(model))
     counted: set[str] = set()
     nodes = []
     for node in model.graph.node:
@@ -102,8 +103,8 @@ def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
         own = [weights[name] for name in names if name in weights and name not in counted]
         counted.update(tensor.name for tensor in own)
         integers = {stored[name][0] for name in node.input if name in stored}
-        if node.op_type == opset.FBS_CONV_INT8.name:
-            integers.add(node.input[2])
+        if node.op_type in _INTEGER_WEIGHTS:
+            integers.add(node.input[_INTEGER_WEIGHTS[node.op_type]])
         nodes.append(_report(node, own, shapes, integers=integers, steps=steps, density=densities.get(node.name)))
     all_macs = [node.macs for node in nodes]
     file = Path(path)
@@ -150,6 +151,13 @@ def _stored_weights(model: ModelProto, weights: Mapping[str, TensorProto]) -> di
     return found
 
 
+def _product_scales(model: ModelProto) -> set[str]:
+    """Constants that the sums of a MatMulInteger are multiplied by: steps, and no parameters."""
+    found = {node.output[0] for node in model.graph.node if node.op_type == "MatMulInteger"}
+    found |= {node.output[0] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in found}
+    return {node.input[1] for node in model.graph.node if node.op_type == "Mul" and node.input[0] in found}
+
+
 def _spelled_out_densities(
     model: ModelProto, weights: Mapping[str, TensorProto], shapes: Mapping[str, tuple[int | None, ...]]
 ) -> dict[str, float]:
@@ -187,6 +195,7 @@ def _report(
         "Conv": _conv,
         "Gemm": _gemm,
         "MatMul": _matmul,
+        "MatMulInteger": _matmul,
         opset.FBS_CONV.name: _fbs_conv,
         opset.FBS_CONV_INT8.name: _fbs_conv,
         opset.LINEAR.name: _linear,
@@ -215,6 +224,7 @@ def _report(
     )
 
 
+_INTEGER_WEIGHTS = {opset.FBS_CONV_INT8.name: 2, "MatMulInteger": 1}  # which input
 _STORED: dict[int, str] = {
     TensorProto.INT8: "int8",
     TensorProto.UINT8: "uint8",

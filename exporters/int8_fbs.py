@@ -3,20 +3,28 @@
 Weights: per output channel, symmetric. Activations: uint8 per tensor; 0 is a byte of its own (0 behind a ReLU). Bytes
 flow from layer to layer, through transposes, max pools and residual sums too; wherever something reads floats, a
 DequantizeLinear stands before it, and a QuantizeLinear behind what makes floats for an FBS layer. Unpacked channels and
-sums that no FBS layer reads in the end stay floats, as precise as they are.
+sums that no layer in int8 reads in the end stay floats, as precise as they are.
+
+Linear layers with many weights multiply whole numbers too, in standard ops, and give floats:
+
+    Gemm(x, W, b)               becomes  Cast(MatMulInteger(bytes of x, W, zero)) * steps + b
+    Linear(x, i, W, b, lower)   becomes  the same of Flatten(ToNCHW(UnpackInt8(bytes of x, i))), and Relu or Max
+
+In small ones these nodes would take longer than the layer does.
 """
 
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporters import opset
-from exporters.calibration import Int8Settings, ranges_of
+from exporters.calibration import Array, Int8Settings, ranges_of
 from exporters.errors import ExportError
 from exporters.functions import attach_functions
 from exporters.int8 import Steps
@@ -25,6 +33,7 @@ __all__ = ["has_fbs_layers", "quantize_fbs"]
 
 _ON_BYTES = ("Transpose", "MaxPool")  # standard ops that give of bytes what they give of the floats they stand for
 _MOST_TERMS = 65793  # products that an int32 holds: as runtime/csrc/int8_layer.h has it
+_MOST_CHEAP_WEIGHTS = 1 << 18  # of a linear layer that stays float: 0.03 ms, a megabyte
 _LAYERS = (opset.FBS_CONV.name, opset.LINEAR.name, "Conv", "Gemm", "MatMul")
 
 
@@ -58,7 +67,8 @@ def quantize_fbs(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
         onnx.save(model, path)
-        ranges = ranges_of(path, settings, [opset.FBS_CONV.name, opset.UNPACK_ADD.name])
+        ops = (opset.FBS_CONV.name, opset.UNPACK_ADD.name, opset.LINEAR.name, "Gemm")
+        ranges = ranges_of(path, settings, ops)
     rewriting = _Rewriting(model, ranges, steps or {})
     result = rewriting.run()
     left = [
@@ -68,7 +78,9 @@ def quantize_fbs(
     ]
     if not rewriting.done:
         raise ExportError(f"no layer can become int8: {', '.join(left)}; leave --int8 out")
-    note = f"int8: {len(rewriting.done)} FBS layers"
+    num_fbs = sum(node.name in rewriting.done for node in model.graph.node if _is(node, opset.FBS_CONV))
+    num_linear = len(rewriting.done) - num_fbs
+    note = f"int8: {num_fbs} FBS layers" + (f", {num_linear} linear" if num_linear else "")
     return attach_functions(result), (f"{note}; {', '.join(left)} stay float32" if left else note,)
 
 
@@ -78,6 +90,13 @@ def _is(node: NodeProto, op: opset.Op) -> bool:
 
 def _on_bytes(node: NodeProto) -> bool:
     return not node.domain and node.op_type in _ON_BYTES
+
+
+def _steps(values: Array) -> Array:
+    """A step for each row, such that its largest value is 127 of them."""
+    largest = np.abs(values).reshape(len(values), -1).max(axis=1)
+    steps: Array = (np.where(largest > 0, largest, 127) / 127).astype(np.float32)
+    return steps
 
 
 class _Rewriting:
@@ -113,6 +132,8 @@ class _Rewriting:
                 self._unpack_add(node)
             elif _on_bytes(node) and node.input[0] in self._bytes:
                 self._on_bytes(node)
+            elif self._multiplies(node):
+                self._linear(node)
             else:
                 for name in node.input:
                     self._need_floats(name)
@@ -128,6 +149,8 @@ class _Rewriting:
         for node in reversed(self._model.graph.node):
             if _is(node, opset.FBS_CONV):
                 wanted.update(node.input[:1] if self._allows(node) else ())
+            elif self._multiplies(node):
+                wanted.add(node.input[0])
             elif node.output[0] in wanted:
                 if _is(node, opset.UNPACK) or _on_bytes(node):
                     wanted.add(node.input[0])
@@ -136,6 +159,16 @@ class _Rewriting:
                 else:  # made as floats
                     wanted.discard(node.output[0])
         return wanted
+
+    def _multiplies(self, node: NodeProto) -> bool:
+        """Whether a linear layer is one that becomes int8."""
+        linear, gemm = _is(node, opset.LINEAR), not node.domain and node.op_type == "Gemm"
+        if not (linear or gemm) or not self._finite(node.input[0]):
+            return False
+        values = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        plain = not values.get("transA", 0) and values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0
+        weight = self._held.get(node.input[2 if linear else 1])
+        return plain and weight is not None and np.prod(weight.dims) > _MOST_CHEAP_WEIGHTS
 
     def _finite(self, *names: str) -> bool:
         return all(np.isfinite(self._ranges.get(name, (np.nan,))).all() for name in names)
@@ -173,7 +206,14 @@ class _Rewriting:
         self._put(opset.UNPACK_ADD_INT8, node, inputs, [y.name], **scales, y_step=y.step, y_zero=y.zero)
         self._bytes[node.output[0]] = y
 
-    def _put(self, op: opset.Op, node: NodeProto, inputs: list[str], outputs: list[str], **attributes: float) -> None:
+    def _put(
+        self,
+        op: opset.Op,
+        node: NodeProto,
+        inputs: list[str],
+        outputs: list[str],
+        **attributes: Any,  # ONNX attributes
+    ) -> None:
         """Adds `op` in the place of `node`, whose attributes it keeps."""
         kept = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
         made = helper.make_node(op.name, inputs, outputs, name=node.name, domain=opset.DOMAIN, **kept, **attributes)
@@ -187,6 +227,45 @@ class _Rewriting:
         moved.input[0], moved.output[0] = x.name, result.name
         self._nodes.append(moved)
         self._bytes[node.output[0]] = result
+
+    def _linear(self, node: NodeProto) -> None:
+        x, stem = self._as_held(node.input[0]), node.name
+        values = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        if _is(node, opset.LINEAR):
+            weight, bias = node.input[2:4]
+            unpacked = f"{stem}/Unpack"
+            made = {"channels": values["channels"], "zero": x.zero}
+            inputs = [x.name, node.input[1]]
+            self._nodes.append(
+                helper.make_node(opset.UNPACK_INT8.name, inputs, [unpacked], unpacked, domain=opset.DOMAIN, **made)
+            )
+            self._put_on_record(unpacked, like=node.input[0], channels=values["channels"])
+            row = self._standard("Flatten", self._standard("Transpose", unpacked, perm=[0, 3, 1, 2]), axis=1)
+        else:
+            row, weight, bias = x.name, node.input[1], node.input[2] if len(node.input) > 2 else ""
+        levels, steps = self._weight(weight, axis=0 if values.get("transB", 0) else 1)
+        scale = self._constant(f"{stem}.scale", numpy_helper.to_array(self._new[steps]) * np.float32(x.step))
+        sums = self._standard("MatMulInteger", row, levels, self._scale(x)[1], name=stem)
+        y = self._standard("Mul", self._standard("Cast", sums, to=TensorProto.FLOAT), scale)
+        y = self._standard("Add", y, bias) if bias else y
+        lower = values.get("lower", -opset.FLOAT_MAX)
+        if lower == 0:
+            y = self._standard("Relu", y)
+        elif lower > -opset.FLOAT_MAX:
+            y = self._standard("Max", y, self._constant(f"{stem}.lower", np.array(lower, np.float32)))
+        self._nodes[-1].output[0] = node.output[0]
+        self._floats.add(node.output[0])
+        self.done.add(node.name)
+
+    def _standard(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:  # Any: of ONNX attributes
+        """Adds a standard op; returns its output."""
+        output = f"{name or inputs[0]}/{op}"
+        self._nodes.append(helper.make_node(op, inputs, [output], name=name or output, **attributes))
+        return output
+
+    def _constant(self, name: str, values: np.ndarray[Any, Any]) -> str:
+        self._new[name] = numpy_helper.from_array(values, name)
+        return name
 
     def _as_held(self, name: str) -> _Bytes:
         """The bytes of a tensor: those that are there, or through a QuantizeLinear behind its floats."""
@@ -216,31 +295,31 @@ class _Rewriting:
 
     def _byte_name(self, name: str) -> str:
         """A name for the bytes of a tensor, with its shape on record."""
-        info = onnx.ValueInfoProto()
-        if name in self._infos:
-            info.CopyFrom(self._infos[name])
-            info.name = f"{name}.bytes"
-            info.type.tensor_type.elem_type = TensorProto.UINT8
-            self._new_infos.append(info)
+        self._put_on_record(f"{name}.bytes", like=name)
         return f"{name}.bytes"
 
-    def _scale(self, found: _Bytes) -> tuple[str, str]:
-        step, zero = f"{found.name}.step", f"{found.name}.zero"
-        self._new[step] = numpy_helper.from_array(np.array(found.step, np.float32), step)
-        self._new[zero] = numpy_helper.from_array(np.array(found.zero, np.uint8), zero)
-        return step, zero
+    def _put_on_record(self, name: str, *, like: str, channels: int | None = None) -> None:
+        """Says that tensor `name` is of bytes and has the shape of `like`, or that with so many channels last."""
+        if like in self._infos:
+            info = onnx.ValueInfoProto()
+            info.CopyFrom(self._infos[like])
+            info.name = name
+            info.type.tensor_type.elem_type = TensorProto.UINT8
+            if channels is not None:
+                info.type.tensor_type.shape.dim[3].dim_value = channels
+            self._new_infos.append(info)
 
-    def _weight(self, name: str) -> tuple[str, str]:
-        """Names of a weight's whole numbers and steps."""
-        values = numpy_helper.to_array(self._held[name])
-        known = self._steps.get(name)
-        largest = np.abs(values).reshape(len(values), -1).max(axis=1)
-        steps = (np.where(largest > 0, largest, 127) / 127).astype(np.float32) if known is None else known[0]
-        levels = np.clip(np.rint(values / steps.reshape(-1, 1, 1, 1)), -128, 127).astype(np.int8)
-        names = f"{name}.int8", f"{name}.step"
-        self._new[names[0]] = numpy_helper.from_array(levels, names[0])
-        self._new[names[1]] = numpy_helper.from_array(steps, names[1])
-        return names
+    def _scale(self, found: _Bytes) -> tuple[str, str]:
+        step = self._constant(f"{found.name}.step", np.array(found.step, np.float32))
+        return step, self._constant(f"{found.name}.zero", np.array(found.zero, np.uint8))
+
+    def _weight(self, name: str, axis: int = 0) -> tuple[str, str]:
+        """Names of a weight's whole numbers and steps; `axis` is the outputs'. A matrix comes as (inputs, outputs)."""
+        values = np.moveaxis(numpy_helper.to_array(self._held[name]), axis, 0)
+        steps = self._steps[name][0] if name in self._steps else _steps(values)
+        levels = np.clip(np.rint(values / steps.reshape(-1, *[1] * (values.ndim - 1))), -128, 127).astype(np.int8)
+        levels = np.ascontiguousarray(levels.T if levels.ndim == 2 else levels)
+        return self._constant(f"{name}.int8", levels), self._constant(f"{name}.step", steps)
 
     def _result(self) -> ModelProto:
         result = ModelProto()

@@ -110,6 +110,34 @@ def test_residual_sums_are_of_bytes_where_an_fbs_layer_reads_them(files):
     assert types[total.output[0]] == TensorProto.UINT8
 
 
+@pytest.mark.parametrize("name", ["chain", "residual"])
+def test_linear_layers_with_many_weights_multiply_whole_numbers(files, name, monkeypatch, tmp_path):
+    model, made = files[name]
+    monkeypatch.setattr(int8_fbs, "_MOST_CHEAP_WEIGHTS", 1)
+    path = tmp_path / "m.onnx"
+    result, (note,) = quantize_fbs(onnx.load(made["float"]), SETTINGS)
+    assert note.endswith(" FBS layers, 1 linear"), "nothing stays float"
+    onnx.checker.check_model(result, full_check=True)
+    onnx.save(result, path)
+    ops = [node.op_type for node in result.graph.node]
+    assert ops.count("MatMulInteger") == 1
+    assert not {"Linear", "Gemm"} & set(ops)
+    (held,) = (
+        entry for entry in result.graph.initializer if entry.name.endswith("weight.int8") and len(entry.dims) == 2
+    )
+    assert np.abs(numpy_helper.to_array(held)).max(axis=0).min() == 127, "every output's column uses its range"
+    with torch.no_grad():
+        expected = model(torch.from_numpy(IMAGES)).numpy()
+    assert np.median(np.abs(answers(path) - expected).max(axis=1)) <= 0.05 * np.abs(expected).max()
+    np.testing.assert_allclose(answers(path, isa="generic"), answers(path), rtol=0, atol=1e-5 * np.abs(expected).max())
+    errors = np.abs(answers(path) - answers(path, stock=True)).max(axis=1) / np.abs(expected).max()
+    assert np.median(errors) <= 0.01
+    before, report = (exporters.inspect_onnx(file) for file in (made["float"], path))
+    assert report.parameters == before.parameters
+    assert report.macs is not None
+    assert report.macs >= before.macs
+
+
 def test_weights_are_whole_numbers_that_use_their_range(files):
     _, made = files["chain"]
     stored = onnx.load(made["int8"])
