@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+# command_line.py serves several files; importlib mode adds no folder to the path itself.
+sys.path.insert(0, str(Path(__file__).parent))
+
 RunRanks = Callable[[str, Path, int], list[dict[str, Any]]]
 
 

@@ -5,17 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import compress
 
 import models
 from compressor import checkpoint
-from compressor.cli.app import main
-
-
-def compress(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture

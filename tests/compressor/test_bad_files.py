@@ -8,18 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from command_line import compress
 from onnx import numpy_helper
 
 from compressor import checkpoint
-from compressor.cli.app import main
 from compressor.data import Preprocessing
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def model(body: str = "y = MatMul(x, w)", *, opset: int = 21, weight: float = 1.0) -> onnx.ModelProto:
@@ -126,7 +119,7 @@ def is_refused(
     words: tuple[object, ...], file: Path, hint: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    assert run(*words) == 1
+    assert compress(*words) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, "one line, and nothing said before it"
     assert lines[0].startswith("compress: ")
@@ -173,7 +166,7 @@ def test_a_bad_checkpoint_is_one_line(
     words["verify"] = ("verify", file, tmp_path / "good.onnx")
     if name == "other weights":
         capsys.readouterr()
-        assert run(*words[command]) == 1
+        assert compress(*words[command]) == 1
         assert hint in capsys.readouterr().err
         return
     is_refused(words[command], file, hint, tmp_path, capsys)
@@ -186,7 +179,7 @@ def test_a_provider_that_is_not_here_is_one_line(
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     onnx.save(model(), tmp_path / "good.onnx")
     for provider, name in (("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")):
-        assert run("bench", tmp_path / "good.onnx", "--provider", provider) == 1
+        assert compress("bench", tmp_path / "good.onnx", "--provider", provider) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert name in line
         assert "install onnxruntime-gpu" in line

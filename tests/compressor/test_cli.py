@@ -4,18 +4,11 @@ import errno
 from pathlib import Path
 
 import pytest
+from command_line import compress
 
 from compressor.cli.app import main
 from compressor.cli.options import parse_settings
 from compressor.folders import refusal
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
 
 CANNOT_BE_DONE = {
     "unknown network": (("train", "--arch", "cifarnett", "--data", "digits"), "cifarnet"),
@@ -44,7 +37,7 @@ def test_what_cannot_be_done_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words, hint = CANNOT_BE_DONE[case]
-    assert run(*words) == 1
+    assert compress(*words) == 1
     error = capsys.readouterr().err.splitlines()
     assert len([line for line in error if line.startswith("compress: ")]) == 1
     assert hint in error[-1]
@@ -57,14 +50,14 @@ def test_what_cannot_be_done_is_one_line(
     [("nonsense",), ("train",), ("list", "nonsense"), ("bench", "x.onnx", "--threads", "none"), ("prune", "x.pt")],
 )
 def test_wrong_usage_ends_with_2(words: tuple[str, ...]) -> None:
-    assert run(*words) == 2
+    assert compress(*words) == 2
 
 
 def test_a_file_of_noise_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, command in (("noise.pt", "export"), ("noise.onnx", "inspect"), ("noise.onnx", "bench")):
         path = tmp_path / name
         path.write_bytes(b"not a network" * 99)
-        assert run(command, path) == 1
+        assert compress(command, path) == 1
         assert name in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -75,7 +68,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["methods", "models", "targets", "data", "isas"])
 def test_every_list_has_entries(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("list", kind) == 0
+    assert compress("list", kind) == 0
     assert capsys.readouterr().out.strip()
 
 
@@ -90,7 +83,7 @@ def test_settings_are_read_as_values() -> None:
 def test_a_folder_for_json_is_looked_for_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = tmp_path / "absent" / "report.json"
     for words in (("inspect", "x.onnx"), ("verify", "x.pt", "x.onnx"), ("bench", "x.onnx")):
-        assert run(*words, "--json", nowhere) == 2
+        assert compress(*words, "--json", nowhere) == 2
         assert "--json" in capsys.readouterr().err
 
 
@@ -100,7 +93,7 @@ def test_the_network_to_read_is_not_written_over(
 ) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"precious")
-    assert run(*command, path, "-o", path) == 1
+    assert compress(*command, path, "-o", path) == 1
     assert "name another file" in capsys.readouterr().err
     assert path.read_bytes() == b"precious"
 
@@ -132,7 +125,7 @@ def test_a_folder_that_cannot_be_written_in_is_said_at_once(
 
     monkeypatch.setattr("compressor.folders.tempfile.TemporaryFile", refusing)
     monkeypatch.setenv("COLUMNS", "400")  # one line
-    assert run(*words, tmp_path / "out.file") != 0
+    assert compress(*words, tmp_path / "out.file") != 0
     said = capsys.readouterr().err
     assert "Permission denied" in said
     assert "out.file" in said
@@ -179,7 +172,7 @@ def test_a_network_without_logits_is_refused_before_training(
 ) -> None:
     file = tmp_path / "networks.py"
     file.write_text(USELESS)
-    assert run("train", "--arch", f"{file}:{factory}", "--data", "digits", "-o", tmp_path / "model.pt") == 1
+    assert compress("train", "--arch", f"{file}:{factory}", "--data", "digits", "-o", tmp_path / "model.pt") == 1
     error = capsys.readouterr().err
     assert hint in error
     assert len(error.splitlines()) == 1

@@ -5,18 +5,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+from command_line import compress
 
 from compressor import checkpoint
-from compressor.cli.app import main
 from compressor.methods.fbs import layers
 from compressor.methods.fbs_op import num_winners
-
-
-def compress(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

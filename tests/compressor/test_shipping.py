@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import compress
 
 import models
 import runtime
 from compressor import checkpoint
-from compressor.cli.app import main
 from compressor.data import Loader, load
 from compressor.methods.fbs import FBS
 from compressor.pipeline import export as pipeline_export
@@ -21,13 +21,6 @@ from compressor.pipeline.provenance import read_provenance
 from compressor.pipeline.speedup import MeasuredSpeedup
 from exporters import inspect_onnx
 from runtime.results import BenchmarkResult, LatencyMs, Speedup
-
-
-def compress(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from command_line import compress
 from sklearn.datasets import load_digits
 from torch import nn
 
 from compressor import checkpoint
-from compressor.cli.app import main
 from compressor.data import load
 from compressor.onnx_in import convolutions_without, program_from_json
 from compressor.pipeline import slim
@@ -21,13 +21,6 @@ from compressor.pipeline.onnx_file import Inputs, open_onnx
 from compressor.pipeline.prune import matching_data
 from compressor.pipeline.speedup import MeasuredSpeedup
 from compressor.train import TrainSettings, evaluate, loop, train
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +83,12 @@ def accuracy(file: Path, folder: Path) -> float:
 @pytest.mark.usefixtures("_unmeasured")
 def test_pruned_and_taught_by_itself(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slim = tmp_path / "slim.pt"
-    assert run(*prune_words(folder, "--method", "l1", "--budget", "macs=0.5x", "--epochs", 4, "-o", slim)) == 0
+    assert compress(*prune_words(folder, "--method", "l1", "--budget", "macs=0.5x", "--epochs", 4, "-o", slim)) == 0
     said = capsys.readouterr()
     assert "batch norms put behind 3 convolutions" in said.err
     assert "val agreement" in said.out
     assert "before 100.00%" in said.out, "the network agrees with itself"
-    assert run("export", slim, "--batch", "dynamic", "--no-measure", "-o", tmp_path / "slim.onnx") == 0
+    assert compress("export", slim, "--batch", "dynamic", "--no-measure", "-o", tmp_path / "slim.onnx") == 0
 
     saved = checkpoint.load(slim)
     assert saved.architecture == "onnx:net"
@@ -120,11 +113,11 @@ def test_pruned_and_taught_by_itself(folder: Path, tmp_path: Path, capsys: pytes
 @pytest.mark.usefixtures("_unmeasured")
 def test_adopted_once_and_pruned_twice(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dense, first, second = (tmp_path / name for name in ("dense.pt", "first.pt", "second.pt"))
-    assert run("adopt", folder / "net.onnx", "--data", "digits", "-o", dense) == 0
+    assert compress("adopt", folder / "net.onnx", "--data", "digits", "-o", dense) == 0
     assert "test accuracy 9" in capsys.readouterr().out
     words = ("--data", "digits", "--method", "l1", "--budget", "params=0.7x", "--align", "off", "--epochs", 0)
-    assert run("prune", dense, *words, "-o", first) == 0
-    assert run("prune", first, *words, "-o", second) == 0
+    assert compress("prune", dense, *words, "-o", first) == 0
+    assert compress("prune", first, *words, "-o", second) == 0
     saved = checkpoint.load(second)
     assert saved.plan is not None
     assert len(saved.plan["steps"]) == 2
@@ -134,15 +127,18 @@ def test_adopted_once_and_pruned_twice(folder: Path, tmp_path: Path, capsys: pyt
     # The same plan on the file itself.
     again = tmp_path / "again.pt"
     plan = ("--plan", first.with_suffix(".plan.json"), "--method", "l1", "--epochs", 0, "-o", again)
-    assert run(*prune_words(folder, *plan)) == 0
+    assert compress(*prune_words(folder, *plan)) == 0
     assert checkpoint.load(again).plan["steps"] == saved.plan["steps"][:1]  # type: ignore[index]
 
 
 @pytest.mark.usefixtures("_unmeasured")
 def test_methods_that_need_batch_norms_have_them(folder: Path, tmp_path: Path) -> None:
     slimming = ("--method", "slimming", "--set", "sparse_epochs=1", "--budget", "macs=0.6x", "--epochs", 0)
-    assert run(*prune_words(folder, *slimming, "-o", tmp_path / "s.pt")) == 0
-    assert run(*prune_words(folder, "--method", "fbs", "--density", 0.75, "--epochs", 2, "-o", tmp_path / "f.pt")) == 0
+    assert compress(*prune_words(folder, *slimming, "-o", tmp_path / "s.pt")) == 0
+    assert (
+        compress(*prune_words(folder, "--method", "fbs", "--density", 0.75, "--epochs", 2, "-o", tmp_path / "f.pt"))
+        == 0
+    )
     saved = checkpoint.load(tmp_path / "f.pt")
     assert saved.method == "fbs"
     with torch.no_grad():
@@ -152,7 +148,7 @@ def test_methods_that_need_batch_norms_have_them(folder: Path, tmp_path: Path) -
 @pytest.mark.usefixtures("_unmeasured")
 def test_a_stopped_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--method", "l1", "--budget", "macs=0.6x", "--epochs", 2)
-    assert run(*prune_words(folder, *words, "-o", tmp_path / "whole.pt")) == 0
+    assert compress(*prune_words(folder, *words, "-o", tmp_path / "whole.pt")) == 0
 
     done = loop._one_epoch
 
@@ -163,8 +159,8 @@ def test_a_stopped_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_one_epoch", stopping)
-        assert run(*prune_words(folder, *words, "-o", tmp_path / "part.pt")) != 0
-    assert run(*prune_words(folder, *words, "--resume", "-o", tmp_path / "part.pt")) == 0
+        assert compress(*prune_words(folder, *words, "-o", tmp_path / "part.pt")) != 0
+    assert compress(*prune_words(folder, *words, "--resume", "-o", tmp_path / "part.pt")) == 0
     whole, part = (checkpoint.load(tmp_path / f"{name}.pt").state for name in ("whole", "part"))
     assert all(torch.equal(whole[name], part[name]) for name in whole)
 
@@ -172,16 +168,16 @@ def test_a_stopped_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest
 def test_unlabelled_images_for_a_checkpoint_too(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("adopt", folder / "net.onnx", *normal(folder), "-o", tmp_path / "net.pt") == 0
+    assert compress("adopt", folder / "net.onnx", *normal(folder), "-o", tmp_path / "net.pt") == 0
     images = ("--data", f"images:{folder / 'images.npz'}")
-    assert run("quantize", tmp_path / "net.pt", "--bits", 8, *images, "-o", tmp_path / "q.pt") == 0
+    assert compress("quantize", tmp_path / "net.pt", "--bits", 8, *images, "-o", tmp_path / "q.pt") == 0
     few = ("--calibration-images", 32, "--no-measure")
-    assert run("export", tmp_path / "net.pt", "--int8", *images, *few, "-o", tmp_path / "i.onnx") == 0
-    assert run("verify", tmp_path / "net.pt", tmp_path / "i.onnx", *images, "--images", 8) == 0
+    assert compress("export", tmp_path / "net.pt", "--int8", *images, *few, "-o", tmp_path / "i.onnx") == 0
+    assert compress("verify", tmp_path / "net.pt", tmp_path / "i.onnx", *images, "--images", 8) == 0
     capsys.readouterr()
-    assert run("train", "--arch", "digitsnet", *images, "-o", tmp_path / "t.pt") == 1
+    assert compress("train", "--arch", "digitsnet", *images, "-o", tmp_path / "t.pt") == 1
     assert "no labels" in capsys.readouterr().err
-    assert run("adopt", folder / "net.onnx", *images, *normal(folder), "-o", tmp_path / "a.pt") == 1
+    assert compress("adopt", folder / "net.onnx", *images, *normal(folder), "-o", tmp_path / "a.pt") == 1
     assert "no labels" in capsys.readouterr().err
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from command_line import compress
 from onnx import helper, numpy_helper
 
 from compressor import checkpoint
-from compressor.cli.app import main
 
 SIZE = "float[N,3,8,8]"
 PAIR = "float[2,3,8,8]"
@@ -21,13 +21,6 @@ CONSTANTS = {
     "w4": np.ones((4, 4, 3, 3), np.float32),
     "s3": np.ones(3, np.float32),
 }
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def made(
@@ -109,7 +102,7 @@ def test_a_file_that_cannot_be_read_is_one_line(
     words: tuple[object, ...] = ("--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "m.pt")
     if command == "prune":
         words = ("--method", "l1", "--budget", "macs=0.5x", "--data", f"images:{tmp_path / 'images.npy'}", *words)
-    assert run(command, file, *words) == 1
+    assert compress(command, file, *words) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert hint in line
     assert line.count("bad.onnx") == 1
@@ -132,7 +125,7 @@ def test_arguments_that_do_not_fit(
     words: tuple[str, ...], hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx.save(made(), tmp_path / "net.onnx")
-    assert run("adopt", tmp_path / "net.onnx", *words, "-o", tmp_path / "m.pt") == 1
+    assert compress("adopt", tmp_path / "net.onnx", *words, "-o", tmp_path / "m.pt") == 1
     assert hint in capsys.readouterr().err
     assert not (tmp_path / "m.pt").exists()
 
@@ -140,29 +133,29 @@ def test_arguments_that_do_not_fit(
 def test_an_open_size_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(made(size="float[N,3,H,W]"), tmp_path / "net.onnx")
     words = ("--mean", "0,0,0", "--std", "1,1,1", "--image-size", "9x7", "-o", tmp_path / "m.pt")
-    assert run("adopt", tmp_path / "net.onnx", *words) == 0
+    assert compress("adopt", tmp_path / "net.onnx", *words) == 0
     assert "inputs 3x9x7" in capsys.readouterr().out
 
 
 def test_elsewhere_an_onnx_file_is_sent_to_adopt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(made(), tmp_path / "net.onnx")
-    assert run("quantize", tmp_path / "net.onnx", "--bits", 8, "-o", tmp_path / "q.pt") == 1
+    assert compress("quantize", tmp_path / "net.onnx", "--bits", 8, "-o", tmp_path / "q.pt") == 1
     assert "compress adopt" in capsys.readouterr().err
 
 
 def test_a_checkpoint_says_itself_what_its_inputs_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(made(), tmp_path / "net.onnx")
-    assert run("adopt", tmp_path / "net.onnx", "--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "m.pt") == 0
+    assert compress("adopt", tmp_path / "net.onnx", "--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "m.pt") == 0
     np.save(tmp_path / "images.npy", np.zeros((9, 8, 8, 3), np.uint8))
     words = ("--method", "l1", "--budget", "macs=0.5x", "--data", f"images:{tmp_path / 'images.npy'}")
-    assert run("prune", tmp_path / "m.pt", *words, "--mean", "0,0,0", "-o", tmp_path / "s.pt") == 1
+    assert compress("prune", tmp_path / "m.pt", *words, "--mean", "0,0,0", "-o", tmp_path / "s.pt") == 1
     assert "leave --mean" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown layer", "unknown function", "other settings"])
 def test_a_damaged_description_is_one_line(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(made(), tmp_path / "net.onnx")
-    assert run("adopt", tmp_path / "net.onnx", "--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "m.pt") == 0
+    assert compress("adopt", tmp_path / "net.onnx", "--mean", "0,0,0", "--std", "1,1,1", "-o", tmp_path / "m.pt") == 0
     saved = checkpoint.load(tmp_path / "m.pt")
     program = json.loads(json.dumps(saved.architecture_kwargs["program"]))
     conv, *_, flatten = program["steps"]
@@ -176,7 +169,7 @@ def test_a_damaged_description_is_one_line(damage: str, tmp_path: Path, capsys: 
         conv["settings"]["colour"] = "red"
     checkpoint.save(dataclasses.replace(saved, architecture_kwargs={"program": program}), tmp_path / "bad.pt")
     capsys.readouterr()
-    assert run("export", tmp_path / "bad.pt", "-o", tmp_path / "out.onnx") == 1
+    assert compress("export", tmp_path / "bad.pt", "-o", tmp_path / "out.onnx") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "--debug" not in line, "it is no defect of ours"
     assert not (tmp_path / "out.onnx").exists()

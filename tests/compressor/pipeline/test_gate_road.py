@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import compress
 
 from compressor import checkpoint
-from compressor.cli.app import main
 from compressor.data import load
 from compressor.errors import BudgetError, CheckpointError
 from compressor.methods.fbs import layers
@@ -172,13 +172,6 @@ def test_what_cannot_be_leaves_nothing_behind(method: str, dense: Path, tmp_path
         assert not list(tmp_path.iterdir()), "it is said before any training"
 
 
-def command(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def test_the_command_takes_recipes_and_changes_them(
     dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,13 +199,13 @@ def test_the_command_takes_recipes_and_changes_them(
     )
     output = tmp_path / "slim.pt"
     shape = ("--recipe", "gate-decorator-cheap", "--epochs", 1, "--batch-size", 64, "--precision", "32", "-o", output)
-    assert command(*words, *shape, *changes) == 0
+    assert compress(*words, *shape, *changes) == 0
     record = checkpoint.load(output).record
     assert (record["settings"]["prune_fraction"], record["settings"]["momentum"]) == (0.2, 0.5)
     trained = record["train"]["settings"]
     assert (trained["epochs"], trained["batch_size"], trained["schedule"]) == (1, 64, "cosine")
-    assert command(*words, "--recipe", "slimming", "-o", tmp_path / "no.pt") == 1
+    assert compress(*words, "--recipe", "slimming", "-o", tmp_path / "no.pt") == 1
     assert "is for method slimming" in capsys.readouterr().err
-    assert command(*words, "--set", "speed=1", "-o", tmp_path / "no.pt") == 1
+    assert compress(*words, "--set", "speed=1", "-o", tmp_path / "no.pt") == 1
     assert "gate-decorator has no setting speed" in capsys.readouterr().err
     assert not (tmp_path / "no.pt").exists()

@@ -3,22 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import compress
 
 from compressor import checkpoint
-from compressor.cli.app import main
 from compressor.costs.latency import planned_latency_ms
 from compressor.costs.operations import operations
 from compressor.costs.rates import BUILT_IN
 from compressor.graph import trace
 
 TARGET = "onnxruntime-avx512"
-
-
-def compress(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

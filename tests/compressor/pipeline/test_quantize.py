@@ -5,9 +5,9 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from command_line import compress
 
 from compressor import checkpoint
-from compressor.cli.app import main
 from compressor.data import Dataset, TensorSplit, load
 from compressor.errors import BudgetError, CheckpointError, CompressorError
 from compressor.methods.fbs import FBS, layers
@@ -312,19 +312,13 @@ def test_fixed_point_comes_last(folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["q.pt"]
 
 
-def command(*words: object) -> int | str | None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return ended.value.code
-
-
 def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dense, output = folder / "dense.pt", tmp_path / "q.pt"
-    assert command("quantize", dense, "--bits", 4, "--per-channel", "-o", output) == 0
+    assert compress("quantize", dense, "--bits", 4, "--per-channel", "-o", output) == 0
     assert "accuracy not measured (no --data)" in capsys.readouterr().out
-    assert command("quantize", dense, "--bits", 9, "-o", output) == 1
+    assert compress("quantize", dense, "--bits", 9, "-o", output) == 1
     assert capsys.readouterr().err == "compress: 9 bits; fixed-point weights have 2 to 8\n"
-    assert command("quantize", dense, "--bits", 4, "--max-drop", 1, "-o", output) == 2
-    assert command("quantize", dense, "--max-bytes", "few", "-o", output) == 2
-    assert command("quantize", dense, "--max-drop", 1, "-o", output) == 1
+    assert compress("quantize", dense, "--bits", 4, "--max-drop", 1, "-o", output) == 2
+    assert compress("quantize", dense, "--max-bytes", "few", "-o", output) == 2
+    assert compress("quantize", dense, "--max-drop", 1, "-o", output) == 1
     assert "add --data" in capsys.readouterr().err

@@ -7,10 +7,10 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from command_line import compress
 
 import models
 from compressor import checkpoint, data
-from compressor.cli.app import main
 from compressor.methods.structured_masks import patterns
 from compressor.pipeline.onnx_storage import onnx_storage
 from exporters.errors import ExportError
@@ -26,13 +26,6 @@ def striped(num_classes=10):
     model.input_size = (1, 8, 8)
     return model
 """
-
-
-def compress(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import compress
 from torch import nn
 
 import compressor
 import models
 from compressor import checkpoint, data
-from compressor.cli.app import main
 from compressor.methods.structured_density import count_weights
 from compressor.train import TrainSettings, train
 
@@ -27,13 +27,6 @@ def small(num_classes=10):
     return model
 """
 SHORT = ("--batch-size", 64, "--precision", "32", "--align", "off", "--set", "particles=4", "--set", "images=100")
-
-
-def compress(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")
