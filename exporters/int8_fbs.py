@@ -144,7 +144,7 @@ class _Rewriting:
         return self._result()
 
     def _wanted_as_bytes(self) -> set[str]:
-        """Float tensors that an FBS layer in int8 reads in the end, through what works on bytes."""
+        """Float tensors that a layer in int8 reads in the end, through what works on bytes."""
         wanted: set[str] = set()
         for node in reversed(self._model.graph.node):
             if _is(node, opset.FBS_CONV):
@@ -168,7 +168,9 @@ class _Rewriting:
         values = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
         plain = not values.get("transA", 0) and values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0
         weight = self._held.get(node.input[2 if linear else 1])
-        return plain and weight is not None and np.prod(weight.dims) > _MOST_CHEAP_WEIGHTS
+        if not plain or weight is None or np.prod(weight.dims) <= _MOST_CHEAP_WEIGHTS:
+            return False
+        return bool(weight.dims[1 if values.get("transB", 0) else 0] <= _MOST_TERMS)
 
     def _finite(self, *names: str) -> bool:
         return all(np.isfinite(self._ranges.get(name, (np.nan,))).all() for name in names)
