@@ -484,7 +484,8 @@ void run_unpack(Random& random, const std::string& number) {
   const float lower = random.chance(0.5) ? 0.0f : -std::numeric_limits<float>::max();
   const Tensor<float> summand = {z.data(), {samples, height, width, channels}};
   expect(check_sum(channels, input.dims, summand.dims).empty(), number + ": sum refused");
-  expect(!check_sum(channels + 1, input.dims, summand.dims).empty(), number + ": sum of other planes accepted");
+  expect(!check_sum(channels + 1, input.dims, summand.dims).empty(),
+         number + ": sum of other planes accepted");
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
     std::vector<float> y(expected.size(), NAN);
