@@ -6,7 +6,7 @@
 torch-pruning removes channels over the whole network by the L1 norm of each group, in 100 small steps (its own
 benchmark takes 400), until the MACs are met. Batch norm is then measured anew, and the network is fine-tuned by the
 loop, the settings and the teacher that `compress prune` uses. The epoch is chosen on the validation split; test is
-evaluated once.
+evaluated once. With `--resume` a fine-tuning that was stopped goes on behind its last whole epoch.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from compressor.costs.macs import count_macs
 from compressor.data import Dataset, Loader, load
 from compressor.pipeline.teacher import Distillation, load_teacher
 from compressor.shrink import reestimate_batch_norm
-from compressor.train import evaluate, progress_on, train
+from compressor.train import evaluate, progress_on, resume_path, train
 from exporters import export
 
 _STEPS = 100
@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--distill", type=Path)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--onnx", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
 
     saved = checkpoint.load(arguments.model)
@@ -88,9 +89,11 @@ def main() -> None:
     settings = replace(
         recipes.get(arguments.recipe).train_settings(), epochs=arguments.epochs, precision=arguments.precision
     )
-    record = train(cut, dataset, settings=settings, teacher=teacher, progress=progress_on())
+    kept = {"checkpoint_path": arguments.onnx, "resume": arguments.resume}
+    record = train(cut, dataset, settings=settings, teacher=teacher, progress=progress_on(), **kept)
     test = evaluate(cut, dataset, "test").top1
     export(cut.cpu().eval(), torch.zeros_like(example[:1]), arguments.onnx)
+    resume_path(arguments.onnx).unlink()
     print(f"val {record.val_top1:.2%}, test {test:.2%}, {cost.parameters} parameters; {arguments.onnx}")
 
 
