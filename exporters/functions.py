@@ -6,6 +6,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from exporters import bodies, opset
 from exporters.bodies import FBSVariant
 from exporters.errors import ExportError
+from exporters.nodes import attributes_of
 from exporters.sparse_body import sparse_activation, sparse_conv_body
 
 __all__ = ["attach_functions"]
@@ -79,18 +80,17 @@ def check_node(node: NodeProto) -> None:
 
 def _bound(node: NodeProto) -> str:
     """Which of UNPACK_ADD_ACTIVATIONS an UnpackAdd, UnpackAddInt8 or Linear has."""
-    (lower,) = (helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == "lower")
-    return {-opset.FLOAT_MAX: "none", 0.0: "relu"}.get(lower, "bounded")
+    return {-opset.FLOAT_MAX: "none", 0.0: "relu"}.get(attributes_of(node)["lower"], "bounded")
 
 
 def _clamp(node: NodeProto) -> str:
     """The activation that a SparseConv's bounds are."""
-    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    values = attributes_of(node)
     return sparse_activation(values["lower"], values["upper"])
 
 
 def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:
-    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    values = attributes_of(node)
     inputs = opset.OPS[node.op_type].inputs
     for tensor, name in zip(inputs, node.input, strict=False):
         if tensor.constant and name and name not in constants:

@@ -27,6 +27,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from exporters import opset
 from exporters.load import load_onnx
 from exporters.metadata import read_metadata
+from exporters.nodes import attributes_of
 from exporters.store import skeleton
 
 __all__ = ["NodeReport", "OnnxReport", "inspect_model", "inspect_onnx"]
@@ -182,7 +183,7 @@ def _report(
     density: float | None,
 ) -> NodeReport:
     """`integers` are the constants among `own` that stand for floats, with one of `steps` beside them."""
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = attributes_of(node)
     through = [tensor for tensor in own if tensor.name in integers]
     # int64: indices, axes, shapes.
     plain = [tensor for tensor in own if tensor.data_type in _FLOATS and tensor.name not in steps]

@@ -28,6 +28,7 @@ from exporters.calibration import Array, Int8Settings, ranges_of
 from exporters.errors import ExportError
 from exporters.functions import attach_functions
 from exporters.int8 import Steps
+from exporters.nodes import attributes_of, is_op
 
 __all__ = ["has_fbs_layers", "quantize_fbs"]
 
@@ -48,7 +49,7 @@ class _Bytes:
 
 def has_fbs_layers(model: ModelProto) -> bool:
     """Whether there is an FBSConv."""
-    return any(_is(node, opset.FBS_CONV) for node in model.graph.node)
+    return any(is_op(node, opset.FBS_CONV) for node in model.graph.node)
 
 
 def quantize_fbs(
@@ -78,14 +79,10 @@ def quantize_fbs(
     ]
     if not rewriting.done:
         raise ExportError(f"no layer can become int8: {', '.join(left)}; leave --int8 out")
-    num_fbs = sum(node.name in rewriting.done for node in model.graph.node if _is(node, opset.FBS_CONV))
+    num_fbs = sum(node.name in rewriting.done for node in model.graph.node if is_op(node, opset.FBS_CONV))
     num_linear = len(rewriting.done) - num_fbs
     note = f"int8: {num_fbs} FBS layers" + (f", {num_linear} linear" if num_linear else "")
     return attach_functions(result), (f"{note}; {', '.join(left)} stay float32" if left else note,)
-
-
-def _is(node: NodeProto, op: opset.Op) -> bool:
-    return node.domain == opset.DOMAIN and node.op_type == op.name
 
 
 def _on_bytes(node: NodeProto) -> bool:
@@ -119,20 +116,21 @@ class _Rewriting:
         self._nodes: list[NodeProto] = []
         self._new: dict[str, TensorProto] = {}
         self._new_infos: list[onnx.ValueInfoProto] = []
+        self._multiplied = {node.name for node in graph.node if self._multiplies(node)}
         self._wanted = self._wanted_as_bytes()
 
     def run(self) -> ModelProto:
         """The rewritten model, its functions still the old ones."""
         for node in self._model.graph.node:
-            if _is(node, opset.FBS_CONV) and node.name not in self.refused:
+            if is_op(node, opset.FBS_CONV) and node.name not in self.refused:
                 self._fbs_conv(node)
-            elif _is(node, opset.UNPACK) and node.output[0] in self._wanted and node.input[0] in self._bytes:
+            elif is_op(node, opset.UNPACK) and node.output[0] in self._wanted and node.input[0] in self._bytes:
                 self._unpack(node)
-            elif _is(node, opset.UNPACK_ADD) and node.output[0] in self._wanted:
+            elif is_op(node, opset.UNPACK_ADD) and node.output[0] in self._wanted:
                 self._unpack_add(node)
             elif _on_bytes(node) and node.input[0] in self._bytes:
                 self._on_bytes(node)
-            elif self._multiplies(node):
+            elif node.name in self._multiplied:
                 self._linear(node)
             else:
                 for name in node.input:
@@ -147,14 +145,14 @@ class _Rewriting:
         """Float tensors that a layer in int8 reads in the end, through what works on bytes."""
         wanted: set[str] = set()
         for node in reversed(self._model.graph.node):
-            if _is(node, opset.FBS_CONV):
+            if is_op(node, opset.FBS_CONV):
                 wanted.update(node.input[:1] if self._allows(node) else ())
-            elif self._multiplies(node):
+            elif node.name in self._multiplied:
                 wanted.add(node.input[0])
             elif node.output[0] in wanted:
-                if _is(node, opset.UNPACK) or _on_bytes(node):
+                if is_op(node, opset.UNPACK) or _on_bytes(node):
                     wanted.add(node.input[0])
-                elif _is(node, opset.UNPACK_ADD) and self._finite(node.input[0], node.input[2], node.output[0]):
+                elif is_op(node, opset.UNPACK_ADD) and self._finite(node.input[0], node.input[2], node.output[0]):
                     wanted.update((node.input[0], node.input[2]))
                 else:  # made as floats
                     wanted.discard(node.output[0])
@@ -162,10 +160,10 @@ class _Rewriting:
 
     def _multiplies(self, node: NodeProto) -> bool:
         """Whether a linear layer is one that becomes int8."""
-        linear, gemm = _is(node, opset.LINEAR), not node.domain and node.op_type == "Gemm"
+        linear, gemm = is_op(node, opset.LINEAR), not node.domain and node.op_type == "Gemm"
         if not (linear or gemm) or not self._finite(node.input[0]):
             return False
-        values = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        values = attributes_of(node)
         plain = not values.get("transA", 0) and values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0
         weight = self._held.get(node.input[2 if linear else 1])
         if not plain or weight is None or np.prod(weight.dims) <= _MOST_CHEAP_WEIGHTS:
@@ -217,7 +215,7 @@ class _Rewriting:
         **attributes: Any,  # ONNX attributes
     ) -> None:
         """Adds `op` in the place of `node`, whose attributes it keeps."""
-        kept = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        kept = attributes_of(node)
         made = helper.make_node(op.name, inputs, outputs, name=node.name, domain=opset.DOMAIN, **kept, **attributes)
         self._nodes.append(made)
 
@@ -232,8 +230,8 @@ class _Rewriting:
 
     def _linear(self, node: NodeProto) -> None:
         x, stem = self._as_held(node.input[0]), node.name
-        values = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        if _is(node, opset.LINEAR):
+        values = attributes_of(node)
+        if is_op(node, opset.LINEAR):
             weight, bias = node.input[2:4]
             unpacked = f"{stem}/Unpack"
             made = {"channels": values["channels"], "zero": x.zero}

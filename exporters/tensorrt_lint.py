@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from exporters.nodes import attributes_of
 from exporters.store import skeleton
 
 __all__ = ["lint_tensorrt", "tensorrt_table"]
@@ -88,7 +89,7 @@ def _problems(node: NodeProto, graph: _Graph, *, static: bool) -> Iterator[str]:
         name = _type_name(graph.types.get(node.input[place], 0))
         if name is not None and name not in allowed:
             yield f"its input has type {name}; allowed are {', '.join(allowed)}"
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = attributes_of(node)
     for key, values in table["attributes"].get(node.op_type, {}).items():
         value = attributes.get(key, values[0])
         value = value.decode() if isinstance(value, bytes) else value

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from exporters import opset
+from exporters.nodes import is_op
 
 __all__ = ["NEAR_TIE", "LayerWinners", "near_ties", "record_winners", "winner_outputs", "with_winner_outputs"]
 
@@ -68,7 +69,7 @@ def winner_outputs(model: ModelProto) -> dict[str, str]:
     """
     found = {}
     for node in model.graph.node:
-        if node.domain == opset.DOMAIN and node.op_type in (opset.FBS_CONV.name, opset.FBS_CONV_INT8.name):
+        if is_op(node, opset.FBS_CONV, opset.FBS_CONV_INT8):
             found[node.name] = node.output[1]
         elif node.op_type == "TopK" and node.name.endswith(opset.WINNERS):
             found[node.name.removesuffix(opset.WINNERS)] = node.output[1]

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from compressor.quantise import FixedPoint, LayerStorage, layer_storage, packed_bytes
 from exporters import opset
 from exporters.errors import ExportError
 from exporters.load import load_onnx
 from exporters.metadata import read_metadata
+from exporters.nodes import attributes_of, is_op
 
 __all__ = ["FileStorage", "onnx_storage"]
 
@@ -103,9 +104,9 @@ def _stored(model: ModelProto, held: dict[str, TensorProto]) -> list[tuple[NodeP
 
 def _in_places(node: NodeProto, levels: npt.NDArray[np.int8], held: dict[str, TensorProto]) -> npt.NDArray[np.int8]:
     """Levels in their dense shape: the (K, R) of a SparseConv as (K, C, kh, kw), others as they are."""
-    if node.domain != opset.DOMAIN or node.op_type != opset.SPARSE_CONV.name:
+    if not is_op(node, opset.SPARSE_CONV):
         return levels
-    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    settings = attributes_of(node)
     channels, kernel = settings["in_channels"], settings["kernel_shape"]
     rows = np.unpackbits(numpy_helper.to_array(held[node.input[2]]), bitorder="little").astype(bool)
     dense = np.zeros((len(levels), channels * int(np.prod(kernel))), np.int8)

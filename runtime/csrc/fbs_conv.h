@@ -45,7 +45,6 @@ class FbsConv {
 
   // Half two: fbs_convolve.cc.
   void convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const;
-  void compute_share(const ConvTask& task, const Work& work, int32_t own) const;
   void compute_segments(const ConvTask& task, const Work& work, int32_t own, int32_t share) const;
   void compute_in_blocks(ConvTask task, const Work& work, int32_t own, int32_t number, bool last,
                          float* slot) const;

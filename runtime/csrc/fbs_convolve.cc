@@ -31,20 +31,16 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   divide({&geometry, work.vectors, work.manner.shares, work.manner.by_outputs, pack_pixels},
          work.shared.shares, work.shared.segments);
   if (work.far) list_rows(work);
-  parallel(static_cast<size_t>(work.manner.shares),
-           [&](size_t share) { compute_share(task, work, static_cast<int32_t>(share)); });
+  parallel(static_cast<size_t>(work.manner.shares), [&](size_t share) {
+    const auto own = static_cast<int32_t>(share);
+    work.shared.walk(
+        own, [&](int32_t number) { compute_segments(task, work, own, number); },
+        [&](int32_t number) { help(task, work, number); });
+  });
   if (work.all) {
     kernels_->squeeze(work.sums, task.k, geometry.pixels(), work.steps, work.first_step, task.epilogue,
                       winners_, y);
   }
-}
-
-// Share number `own`, then what is left of the others.
-void FbsConv::compute_share(const ConvTask& task, const Work& work, int32_t own) const {
-  for (int32_t i = 0; i < work.manner.shares; ++i) {
-    compute_segments(task, work, own, (own + i) % work.manner.shares);
-  }
-  for (int32_t i = 1; i < work.manner.shares; ++i) help(task, work, (own + i) % work.manner.shares);
 }
 
 // The segments of a share that nobody has begun. While one is computed, memory is asked for the next one's
@@ -124,9 +120,8 @@ void FbsConv::take_tiles(const ConvTask& task, const Work& work, int32_t number,
   });
 }
 
-// Tiles of a share that another thread works on.
+// Tiles of the last segment of another thread's share.
 void FbsConv::help(const ConvTask& task, const Work& work, int32_t number) const {
-  if (!work.shared.is_open(number)) return;
   const Segment& segment = work.shared.last_segment(number);
   ConvTask mine = task;
   const float* const w = find_weights(work, segment, work.slot(number, true), &mine);

@@ -40,7 +40,6 @@ class FbsConvInt8 {
   void choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j) const;
   void convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
                 const Parallel& parallel) const;
-  void compute_share(const Int8ConvTask& task, const Work& work, int32_t own) const;
   void compute_segments(const Int8ConvTask& task, const Work& work, int32_t own, int32_t share) const;
   void take_tiles(const Int8ConvTask& task, const Work& work, int32_t share) const;
   const int8_t* segment_weights(const Work& work, const Segment& segment, int32_t slot) const;

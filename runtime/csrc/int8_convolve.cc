@@ -54,24 +54,18 @@ void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Wor
   const auto pack_pixels = work.stored ? 0 : static_cast<int64_t>(kPackCost * steps * taps_);
   const SharedWork& shared = work.shared;
   divide({&geometry, vectors_, shared.count, work.by_outputs, pack_pixels}, shared.shares, shared.segments);
-  parallel(static_cast<size_t>(shared.count),
-           [&](size_t share) { compute_share(task, work, static_cast<int32_t>(share)); });
+  parallel(static_cast<size_t>(shared.count), [&](size_t number) {
+    const auto own = static_cast<int32_t>(number);
+    shared.walk(
+        own, [&](int32_t share) { compute_segments(task, work, own, share); },
+        [&](int32_t share) { take_tiles(task, work, share); });
+  });
 }
 
 // The weights of a segment: stored, or packed in `slot`.
 const int8_t* FbsConvInt8::segment_weights(const Work& work, const Segment& segment, int32_t slot) const {
   if (!work.stored) return work.slot_weights(slot);
   return reinterpret_cast<const int8_t*>(whole_.data()) + segment.vector * work.vector_bytes;
-}
-
-// Share number `own`, then what is left of the others.
-void FbsConvInt8::compute_share(const Int8ConvTask& task, const Work& work, int32_t own) const {
-  const int32_t count = work.shared.count;
-  for (int32_t i = 0; i < count; ++i) compute_segments(task, work, own, (own + i) % count);
-  for (int32_t i = 1; i < count; ++i) {
-    const int32_t share = (own + i) % count;
-    if (work.shared.is_open(share)) take_tiles(task, work, share);
-  }
 }
 
 // The segments of a share that nobody has begun.

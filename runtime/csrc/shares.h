@@ -80,6 +80,17 @@ struct SharedWork {
       first = next.load(std::memory_order_relaxed);
     }
   }
+
+  // What a thread does: compute(share) for the share it begins with, `own`, and then for all others, each as
+  // far as nobody has begun it; then help(share) with those others whose last weights are ready.
+  template <typename Compute, typename Help>
+  void walk(int32_t own, const Compute& compute, const Help& help) const {
+    for (int32_t i = 0; i < count; ++i) compute((own + i) % count);
+    for (int32_t i = 1; i < count; ++i) {
+      const int32_t share = (own + i) % count;
+      if (is_open(share)) help(share);
+    }
+  }
 };
 
 // Most segments that divide() can write.
