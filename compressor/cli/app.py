@@ -12,7 +12,7 @@ import compressor
 from compressor.cli.adopt import adopt
 from compressor.cli.bench import bench
 from compressor.cli.demo import demo
-from compressor.cli.errors import one_line
+from compressor.cli.errors import one_line, wrong_usage
 from compressor.cli.export import export
 from compressor.cli.inspect import inspect
 from compressor.cli.list import list_names
@@ -24,6 +24,7 @@ from compressor.cli.verify import verify
 
 __all__ = ["app", "main"]
 
+_WRONG_USAGE = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 app = typer.Typer(
@@ -61,15 +62,14 @@ def main(argv: list[str] | None = None) -> None:
     debug = "--debug" in arguments  # allowed before and after the command's name
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(arguments)
-    except SystemExit as ended:
-        if ended.code == _INTERRUPTED:
-            sys.stderr.write(
-                "compress: interrupted; where the command has --resume, the same command with it goes on\n"
-            )
-        raise
+        code = app(arguments, prog_name="compress", standalone_mode=False)
     except Exception as error:
-        if debug:
+        told = wrong_usage(error)
+        if debug and told is None:
             raise
-        sys.stderr.write(f"compress: {one_line(error)}\n")
-        sys.exit(1)
+        line, code = (one_line(error), 1) if told is None else (told, _WRONG_USAGE)
+        if line:
+            sys.stderr.write(f"compress: {line}\n")
+    if code == _INTERRUPTED:
+        sys.stderr.write("compress: interrupted; where the command has --resume, the same command with it goes on\n")
+    sys.exit(code or 0)

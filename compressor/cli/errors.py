@@ -4,7 +4,7 @@ import sys
 
 from compressor.errors import CompressorError
 
-__all__ = ["one_line"]
+__all__ = ["one_line", "wrong_usage"]
 
 # Errors of the sibling packages, looked up only where the package is loaded: a command that never touched
 # torch must not load it to report an error.
@@ -33,6 +33,20 @@ def one_line(error: Exception) -> str:
         return f"{error.strerror or error}{path}"
     text = " ".join(str(error).split())[:500]
     return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)"
+
+
+def wrong_usage(error: Exception) -> str | None:
+    """Returns what is wrong with the words of a command, in one line, and None where something else is.
+
+    Empty where the help was printed instead, as for no words at all.
+    """
+    # Of typer's parser, whose classes lie in other places from version to version.
+    if getattr(error, "exit_code", None) != 2 or not hasattr(error, "format_message"):
+        return None
+    context = getattr(error, "ctx", None)
+    text = " ".join(error.format_message().split()).rstrip(".")
+    command = "compress" if context is None else context.command_path
+    return f"{text}; see {command} --help" if text else ""
 
 
 def _known_errors() -> tuple[type[Exception], ...]:

@@ -46,11 +46,35 @@ def test_what_cannot_be_done_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("nonsense",), ("train",), ("list", "nonsense"), ("bench", "x.onnx", "--threads", "none"), ("prune", "x.pt")],
+    ("words", "hint"),
+    [
+        (("nonsense",), "nonsense"),
+        (("prun",), "prune"),
+        (("train",), "--arch"),
+        (("train", "--debug"), "--arch"),
+        (("train", "--epochs", "many"), "--epochs"),
+        (("list", "nonsense"), "methods"),
+        (("bench", "x.onnx", "--threads", "none"), "--threads"),
+        (("prune", "x.pt"), "--method"),
+        (("prune", "--density"), "--density"),
+    ],
 )
-def test_wrong_usage_ends_with_2(words: tuple[str, ...]) -> None:
+def test_wrong_usage_is_one_line_and_ends_with_2(
+    words: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert compress(*words) == 2
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert line.startswith("compress: ")
+    assert hint in line
+    assert "--help" in line
+    assert not told.out
+
+
+def test_no_words_at_all_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compress() == 2
+    told = capsys.readouterr()
+    assert "prune" in told.out + told.err
 
 
 def test_a_file_of_noise_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
