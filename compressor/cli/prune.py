@@ -60,7 +60,8 @@ def prune(
     align: Annotated[
         str,
         typer.Option(
-            help="Widths and times: auto (this machine, see `compress profile`), off, a number, or a target's name."
+            help="Widths and times: auto (this machine, see `compress profile`; finer where the budget needs it), off, "
+            "a number, or a target's name."
         ),
     ] = "auto",
     remove_branches: Annotated[
@@ -158,12 +159,11 @@ def prune(
         wishes=Wishes(
             budget=wanted,
             limits=Limits(tuple(include or ()), tuple(exclude or ()), parse_numbers(keep_min or []), remove_branches),
-            step=aligned.step,
+            align=aligned,
             plan=plan,
             fold_constants=fold_constants,
             require_speedup=require_speedup,
             tensorboard=tensorboard,
-            rates=aligned.rates,
         ),
         output=output,
         epochs=epochs,

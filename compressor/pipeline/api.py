@@ -203,7 +203,7 @@ def _run(
         # Without a budget, structured may be asked for kernels or strides alone.
         if job.density is not None or (job.budget is None and job.method != "structured"):
             raise CompressorError(f"{job.method} removes channels for good: give a budget, such as macs=0.5x")
-        aligned = alignment(job.align)
+        align = alignment(job.align)
         try:
             wanted = None if job.budget is None else parse_budget(job.budget)
         except ValueError as error:
@@ -212,7 +212,7 @@ def _run(
             source,
             method=job.method,
             data=data,
-            wishes=Wishes(wanted, job.limits, aligned.step, rates=aligned.rates),
+            wishes=Wishes(wanted, job.limits, align),
             output=output,
             epochs=job.epochs,
             resume=job.resume,

@@ -101,12 +101,11 @@ def run_demo(folder: Path, *, progress: Progress | None = None) -> DemoResult:
 
 def _slim(source: Path, output: Path, progress: Progress) -> SlimNetwork:
     recipe = recipes.get(_RECIPE)
-    aligned = alignment("auto")
     return slim(
         source,
         method=recipe.method,
         data=DATA,
-        wishes=Wishes(parse_budget(_BUDGET), step=aligned.step, rates=aligned.rates),
+        wishes=Wishes(parse_budget(_BUDGET), align=alignment("auto")),
         output=output,
         epochs=_SLIM_EPOCHS,
         settings=replace(recipe.train_settings(), batch_size=_TRAINING.batch_size, precision="32"),

@@ -1,9 +1,10 @@
 """What a method leaves to be cut: a network and a plan, after whatever training the method does before it decides."""
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,9 +12,8 @@ from torch import Tensor, nn
 
 from compressor.costs.latency import latency_of
 from compressor.costs.operations import operations
-from compressor.costs.rates import Rates
 from compressor.data import Dataset, Loader
-from compressor.errors import CompressorError
+from compressor.errors import BudgetError, CompressorError
 from compressor.graph import ChannelGraph
 from compressor.methods.base import Method
 from compressor.methods.gate_decorator import GateDecorator
@@ -22,12 +22,15 @@ from compressor.methods.structured import Structured
 from compressor.pipeline import rbp, structured
 from compressor.pipeline.gate_decorator import TickTock, forget, tick_tock
 from compressor.pipeline.gate_decorator.log import check_tensorboard
+from compressor.pipeline.steps import Alignment
 from compressor.plan import PruningPlan, check_plan, plan_from_json
-from compressor.select import Budget, Choices, Clock, Limits, find_choices, select
+from compressor.select import Budget, Choices, Clock, Limits, check_reachable, find_choices, select
 from compressor.shrink import reestimate_batch_norm
 from compressor.train import Progress, TrainSettings, resume_path, train
 
 __all__ = ["Planned", "Pruning", "Wishes", "forget_stages", "make_plan", "trains_before_cut"]
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,7 @@ class Wishes:
     Attributes:
         budget: What to reach; None where `plan` is given.
         limits: Layers to leave alone, least widths, whether branches may go.
-        step: Channels that widths should be multiples of; 1 takes any.
-        rates: Times to choose widths by, and for a budget of latency; None leaves time out.
+        align: What widths should be multiples of, and times to choose them by.
         plan: A saved plan's file to replay instead of selecting one.
         fold_constants: Add the mean of each cut channel to the layers that read it.
         require_speedup: Least measured speed against dense; None only reports it.
@@ -47,12 +49,11 @@ class Wishes:
 
     budget: Budget | None
     limits: Limits = field(default_factory=Limits)
-    step: int = 1
+    align: Alignment = field(default_factory=Alignment)
     plan: Path | None = None
     fold_constants: bool = False
     require_speedup: float | None = None
     tensorboard: Path | None = None
-    rates: Rates | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ def make_plan(work: Pruning) -> Planned:
         method.attach(model, work.images[:2])
         scores = method.scores(model).values
         clock = _clock(work)
-        plan = select(work.graph, scores, budget=wishes.budget, limits=wishes.limits, step=wishes.step, clock=clock)
+        plan = _selected(work, scores, wishes.budget, clock)
         if clock is not None:
             work.progress.line(_prediction(work.graph, plan, clock))
     except ValueError as error:
@@ -149,7 +150,7 @@ def make_plan(work: Pruning) -> Planned:
 
 def _clock(work: Pruning) -> Clock | None:
     """Predicts latency of the network's widths by the rates that the user goes by."""
-    rates = work.wishes.rates
+    rates = work.wishes.align.rates
     if rates is None:
         return None
     table = operations(work.model, work.graph, work.images[:2])
@@ -178,7 +179,7 @@ def _by_gates(work: Pruning, method: GateDecorator, budget: Budget) -> Planned:
     run = TickTock(
         gates=method,
         graph=work.graph,
-        choices=_choices(work, budget, method.min_keep),
+        choices=_choices(work, budget),
         dataset=work.dataset,
         settings=work.settings,
         output=work.output,
@@ -201,7 +202,7 @@ def _layer_by_layer(work: Pruning, method: RBP, budget: Budget) -> Planned:
     run = rbp.Recursion(
         rbp=method,
         graph=work.graph,
-        choices=_choices(work, budget, method.min_keep),
+        choices=_choices(work, budget),
         dataset=work.dataset,
         settings=work.settings,
         output=work.output,
@@ -224,9 +225,8 @@ def _by_particles(work: Pruning, method: Structured) -> Planned:
     elif wishes.budget is not None:
         # Ranks inside a group as scores: every group loses the same part, as far as widths and limits allow.
         ranks = {g.name: (torch.arange(g.size) + 0.5) / g.size for g in graph.groups}
-        clock = _clock(work)
         try:
-            plan = select(graph, ranks, budget=wishes.budget, limits=wishes.limits, step=wishes.step, clock=clock)
+            plan = _selected(work, ranks, wishes.budget, _clock(work))
         except ValueError as error:
             raise CompressorError(str(error)) from error
         counts = {name: len(kept) for name, kept in plan.keep.items()}
@@ -251,16 +251,55 @@ def _by_particles(work: Pruning, method: Structured) -> Planned:
     return Planned(work.model, plan, silent=method.layer_epochs > 0, slim=slim, tuner=tuner, record=record)
 
 
-def _choices(work: Pruning, budget: Budget, min_keep: float) -> Choices:
+def _choices(work: Pruning, budget: Budget) -> Choices:
     """The widths that a method which prunes step by step may end with."""
-    return find_choices(
-        work.graph,
-        budget=budget,
-        limits=work.wishes.limits,
-        step=work.wishes.step,
-        min_keep=min_keep,
-        clock=_clock(work) if budget.kind == "latency" else None,
+    method = work.method
+    assert isinstance(method, GateDecorator | RBP)
+    clock = _clock(work) if budget.kind == "latency" else None
+    steps = method.steps(work.model, work.graph)[0] if isinstance(method, RBP) else ()
+
+    def widths(step: int) -> Choices:
+        limits = work.wishes.limits
+        found = find_choices(work.graph, budget=budget, limits=limits, step=step, min_keep=method.min_keep, clock=clock)
+        return rbp.open_choices(work.graph, found, [step.group for step in steps]) if steps else found
+
+    def reachable(step: int) -> Choices:
+        choices = widths(step)
+        check_reachable(work.graph, choices)
+        return choices
+
+    try:
+        return _as_fine_as_needed(work, reachable)
+    except BudgetError:
+        return widths(1 if work.wishes.align.finer else work.wishes.align.step)  # refused there, with the reasons
+
+
+def _selected(work: Pruning, scores: Mapping[str, Tensor], budget: Budget, clock: Clock | None) -> PruningPlan:
+    return _as_fine_as_needed(
+        work,
+        lambda step: select(work.graph, scores, budget=budget, limits=work.wishes.limits, step=step, clock=clock),
     )
+
+
+def _as_fine_as_needed(work: Pruning, attempt: Callable[[int], _Result]) -> _Result:
+    """Returns attempt(step), with the first step from the user's on that does not keep the budget out of reach.
+
+    Steps finer than the user's are taken where that one was left to the machine.
+    """
+    align = work.wishes.align
+    step = align.step
+    while True:
+        try:
+            result = attempt(step)
+        except BudgetError:
+            if step == 1 or not align.finer:
+                raise
+            step //= 2
+            continue
+        if step < align.step:
+            widths = f"multiples of {step}" if step > 1 else "any"
+            work.progress.line(f"widths: {widths}; multiples of {align.step}, best here, cannot meet the budget")
+        return result
 
 
 def _trained(work: Pruning) -> nn.Module:

@@ -161,7 +161,7 @@ def slim(
     speedup = measure_speedup(model, cut, images[:2])
     progress.line(speedup.summary())
     if wishes.require_speedup is not None:
-        require(speedup, wishes.require_speedup, cost, dense_macs=before.macs, step=wishes.step)
+        require(speedup, wishes.require_speedup, cost, dense_macs=before.macs, step=wishes.align.step)
 
     task = {"data": dataset.name, "plan": json.loads(plan_to_json(plan))}
     if distillation is not None:
@@ -171,7 +171,7 @@ def slim(
         resume = resume and resume_path(output).is_file()  # else it was stopped before its fine-tuning began
     record: dict[str, Any] = {"command": command_line(), "data": dataset.name, "seed": seed}
     record["split_seed"] = split_seed_of(saved, seed)
-    record["times"] = None if wishes.rates is None else wishes.rates.source
+    record["times"] = None if wishes.align.rates is None else wishes.align.rates.source
     val_top1 = val_cut
     if epochs:
         trained = train(

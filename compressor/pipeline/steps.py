@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from compressor.costs.measured_rates import measure_rates
@@ -36,10 +36,12 @@ class Alignment:
     Attributes:
         step: Channels that widths should be multiples of; 1 takes any.
         rates: What each kind of work costs; None where nothing is known, and time is left out.
+        finer: Smaller steps may be taken where this one keeps a budget out of reach.
     """
 
-    step: int
+    step: int = 1
     rates: Rates | None = None
+    finer: bool = False
 
 
 def profile_path() -> Path:
@@ -73,15 +75,15 @@ def alignment(text: str) -> Alignment:
     """Returns what widths should be chosen by.
 
     Args:
-        text: `auto` (the saved measurement, else what is built in for this processor), `off`, a number (that step,
-            and no times), a target's name, or the path of a saved measurement.
+        text: `auto` (the saved measurement, else what is built in for this processor; finer where a budget needs
+            it), `off`, a number (that step, and no times), a target's name, or the path of a saved measurement.
 
     Raises:
         CompressorError: It is none of these.
     """
     if text == "auto":
         saved = profile_path()
-        return _saved(saved) if saved.is_file() else _built_in(machine_target())
+        return replace(_saved(saved) if saved.is_file() else _built_in(machine_target()), finer=True)
     if text in STEPS:
         return _built_in(text)
     if text.isdecimal() and int(text) > 0:

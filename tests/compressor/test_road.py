@@ -6,10 +6,13 @@ from pathlib import Path
 import onnx
 import pytest
 from command_line import compress
+from torch import nn
 
 from compressor import checkpoint
+from compressor.costs.staircase import Staircase, staircase_to_json
 from compressor.methods.fbs import layers
 from compressor.methods.fbs_op import num_winners
+from compressor.pipeline.steps import profile_path
 
 
 @pytest.fixture(scope="module")
@@ -184,10 +187,28 @@ def test_fbs_goes_on_top_of_a_slim_network(slim: Path, folder: Path) -> None:
     assert compress("export", both, "-o", both.with_suffix(".onnx"), "--no-measure") == 0
 
 
+def test_widths_get_finer_where_the_budget_needs_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    profile, output = profile_path(), tmp_path / "slim.pt"
+    profile.parent.mkdir()
+    profile.write_text(staircase_to_json(Staircase("a processor", 1, (64, 128), (1.0, 2.0), 64)))
+    words = ("prune", folder / "dense.pt", "--method", "l1", "--data", "digits", "--epochs", 0, "-o", output)
+    assert compress(*words, "--budget", "macs=0.25x", "--align", profile) == 1
+    assert "closest reachable is 0.37" in capsys.readouterr().err
+    assert compress(*words, "--budget", "macs=0.25x") == 0
+    assert "multiples of 32; multiples of 64, best here, cannot" in capsys.readouterr().err
+    widths = [m.out_channels for m in checkpoint.rebuild(checkpoint.load(output)).modules() if isinstance(m, nn.Conv2d)]
+    assert widths
+    assert all(width % 32 == 0 for width in widths)
+    assert any(width % 64 for width in widths)
+
+
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        (("--budget", "macs=0.001x"), "closest reachable"),
+        (("--budget", "macs=0.00001x"), "closest reachable"),
         (("--budget", "macs=0.5x", "--require-speedup", 1000), "--require-speedup"),
         (("--budget", "macs=0.5x", "--exclude", "nolayer.*"), "nolayer"),
         ((), "--budget"),

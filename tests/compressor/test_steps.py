@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_nothing_measured_is_used_before_somebody_measures() -> None:
-    assert alignment("auto") == alignment(machine_target())
+    assert replace(alignment("auto"), finer=False) == alignment(machine_target())
     assert alignment("auto").rates == BUILT_IN.get(machine_target())
 
 
 def test_a_profile_is_found_again() -> None:
     profile, path = profile_machine()
     assert path == profile_path()
+    assert alignment("auto").finer, "left to the machine"
+    assert not alignment(str(path)).finer, "asked for"
     for text in ("auto", str(path)):
         assert alignment(text).step == 8
         assert alignment(text).rates == profile.rates
