@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from compressor.errors import GraphError
 from compressor.graph.branches import find_branches
@@ -149,7 +150,14 @@ def _call(walk: Walk, node: fx.Node) -> Any:  # Any: a tensor's ids, a list of t
     if node.meta.get("val") is None:  # assertions of the exporter
         return None
     rule = _RULES.get(step.op) or (elementwise if is_elementwise(node) else unknown)
-    value = rule(step)
+    try:
+        value = rule(step)
+    except GuardOnDataDependentSymNode as error:
+        where = step.because(f"the shape of what {step.op} gives")
+        raise GraphError(
+            f"{type(walk.module).__name__} cannot be traced: {where} depends on the values in its input; keep masks, "
+            "nonzero and the like out of forward, or prune the part of the network before them"
+        ) from error
     if node.name in walk.reading.rigid:
         reason = step.because("the code here takes no other size")
         for tensor in [*step.tensors(), *(value if isinstance(value, list) else [value])]:

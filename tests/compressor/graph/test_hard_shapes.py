@@ -376,6 +376,21 @@ def test_failure_names_the_line_and_leaves_the_network() -> None:
     assert model.a.training
 
 
+class SomeImages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = conv(3, 4)
+
+    def forward(self, x):
+        y = self.a(x)
+        return y[(y.sum(dim=(1, 2, 3)) > 0)]
+
+
+def test_a_shape_that_depends_on_values_is_refused_by_its_line() -> None:
+    with pytest.raises(GraphError, match=r"SomeImages cannot .* \(test_hard_shapes.py:\d+\) depends on"):
+        trace(SomeImages(), IMAGE)
+
+
 class AuxiliaryHead(nn.Module):
     def __init__(self, *, literal: bool = False) -> None:
         super().__init__()
