@@ -208,6 +208,7 @@ def test_widths_get_finer_where_the_budget_needs_it(
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
+        (("--budget", "macs=0.001x", "--align", 16), "closest reachable"),
         (("--budget", "macs=0.00001x"), "closest reachable"),
         (("--budget", "macs=0.5x", "--require-speedup", 1000), "--require-speedup"),
         (("--budget", "macs=0.5x", "--exclude", "nolayer.*"), "nolayer"),
