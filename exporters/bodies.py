@@ -24,6 +24,7 @@ from exporters import opset
 __all__ = [
     "UNPACK_ADD_ACTIVATIONS",
     "FBSVariant",
+    "depthwise_conv_body",
     "fbs_conv_body",
     "fbs_conv_int8_body",
     "function_of",
@@ -82,7 +83,7 @@ class FBSVariant:
 
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0).
-    `blocks`: winner_block > 1. `weight`: the tensor that holds W as floats.
+    `blocks`: winner_block > 1. `left_out`: there is E. `weight`: the tensor that holds W as floats.
     """
 
     one_sample: bool
@@ -93,6 +94,7 @@ class FBSVariant:
     activation: str
     nonnegative: bool
     blocks: bool = False
+    left_out: bool = False
     weight: str = "W"
 
     @property
@@ -102,6 +104,7 @@ class FBSVariant:
         words += ["all"] if self.all_win else []
         words += ["normalized"] if self.normalize else []
         words += ["shifted"] if self.post_shift else []
+        words += ["whole"] if self.left_out else []
         words += [] if self.nonnegative else ["signed"]
         words += ["blocks"] if self.blocks and not self.all_win else []
         return "_".join([*words, self.activation])
@@ -138,7 +141,36 @@ def _planes(variant: FBSVariant) -> list[str]:
 
 
 def _inputs(op: opset.Op, variant: FBSVariant) -> list[str]:
-    return [tensor.name for tensor in op.inputs if variant.post_shift or not tensor.optional]
+    names = [tensor.name for tensor in op.inputs]
+    optional = {"D": variant.post_shift, "E": variant.left_out}
+    while not optional.get(names[-1], True):
+        names.pop()
+    return names
+
+
+def depthwise_conv_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the DepthwiseConv function for an activation (none, relu or clip), which names its overload.
+
+    All C planes are convolved, with constant weights: ONNX Runtime has kernels of its own for that, and none for
+    weights that are computed. Then the channels that exist are picked out.
+    """
+    clamp = {"none": "{y} = Identity({x})", "relu": "{y} = Relu({x})", "clip": "{y} = Clip({x}, low, high)"}[activation]
+    lines = [
+        "low = Constant<value_float: float = @lower>()",
+        "high = Constant<value_float: float = @upper>()",
+        "plane_axes_of_channels = Constant<value_ints=[1, 2]>()",
+        *_spread(),
+        f"convolved = {_CONV.removesuffix('>')}, group: int = @channels>(spread, W, B)",
+        clamp.format(x="convolved", y="whole"),
+        clamp.format(x="B", y="of_zeros"),
+        "rest = Unsqueeze(of_zeros, plane_axes_of_channels)",
+        "difference = Sub(whole, rest)",
+        "channel_of = Unsqueeze(rows, minus_one)",
+        "y = GatherND<batch_dims=1>(difference, channel_of)",
+        "Y = Transpose<perm=[0, 2, 3, 1]>(y)",
+    ]
+    names = [tensor.name for tensor in opset.DEPTHWISE_CONV.inputs]
+    return function_of(opset.DEPTHWISE_CONV, activation, names, lines, onnx_opset)
 
 
 def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -271,6 +303,13 @@ def _loop(variant: FBSVariant) -> list[str]:
 def _constants(variant: FBSVariant) -> list[str]:
     """What depends on weights and attributes alone: a runtime computes it once, at load."""
     lines = ["plane_axes = Constant<value_ints=[2, 3]>()", "outputs = Size(R)"]
+    if variant.left_out:
+        lines += [
+            "plane_axes_of_channels = Constant<value_ints=[1, 2]>()",
+            "all_left_out = Abs(E)",
+            "left_out_product = MatMul(all_left_out, A)",
+            "whole_shift = Add(left_out_product, R)",
+        ]
     if not variant.all_win:
         lines += ["count = Constant<value_int: int = @winners>()", "k = Reshape(count, minus_one)"]
     if not variant.all_win and variant.blocks:
@@ -305,10 +344,19 @@ def _layer(variant: FBSVariant, *, x: str, winners: str, y: str) -> list[str]:
 
 def _saliency(variant: FBSVariant, x: str) -> list[str]:
     """S (N, K) from the mean absolute value of the live channels."""
-    weights = "A" if variant.dense_input else "live_rows"
-    lines = [f"size = Abs({x})", "mean = ReduceMean<keepdims=0>(size, plane_axes)"]
-    lines += [] if variant.dense_input else ["live_rows = Gather<axis=0>(A, i)"]
-    lines += [f"raw = Gemm(mean, {weights}, R)"]
+    weights, mean, shift = "A" if variant.dense_input else "live_rows", "mean", "R"
+    lines = [] if variant.dense_input else ["live_rows = Gather<axis=0>(A, i)"]
+    if variant.left_out:
+        # Every channel counts with |E|: in `shift`; those that exist with what they have more.
+        live = "E" if variant.dense_input else "left_out"
+        lines += [] if variant.dense_input else ["left_out = Gather(E, i)"]
+        lines += [f"left_out_planes = Unsqueeze({live}, plane_axes_of_channels)", f"moved = Add({x}, left_out_planes)"]
+        lines += ["size = Abs(moved)", "whole_mean = ReduceMean<keepdims=0>(size, plane_axes)"]
+        lines += [f"left_out_size = Abs({live})", "mean = Sub(whole_mean, left_out_size)"]
+        shift = "whole_shift"
+    else:
+        lines += [f"size = Abs({x})", "mean = ReduceMean<keepdims=0>(size, plane_axes)"]
+    lines += [f"raw = Gemm({mean}, {weights}, {shift})"]
     if not variant.normalize:
         return [*lines, "s = LeakyRelu<alpha: float = @saliency_slope>(raw)"]
     return [

@@ -132,6 +132,7 @@ def export(
     passes = kind.passes(
         one_sample=batch == 1 and int8 is None,
         whole_weights=bool(fixed_point),
+        int8=int8 is not None,
         lower_sparse_conv=lower_sparse_conv,
     )
     written = rewrite(captured, passes, image=image)

@@ -11,12 +11,16 @@ from exporters.sparse_body import sparse_activation, sparse_conv_body
 
 __all__ = ["attach_functions"]
 
-# Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a variant of FBSConv.
+# Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a clamp, a variant of FBSConv.
 _PLAIN = {opset.UNPACK.name: bodies.unpack_body, opset.UNPACK_INT8.name: bodies.unpack_int8_body}
 _BOUNDED = {
     opset.UNPACK_ADD.name: bodies.unpack_add_body,
     opset.UNPACK_ADD_INT8.name: bodies.unpack_add_int8_body,
     opset.LINEAR.name: bodies.linear_body,
+}
+_CLAMPED = {
+    opset.DEPTHWISE_CONV.name: bodies.depthwise_conv_body,
+    opset.SPARSE_CONV.name: sparse_conv_body,
 }
 _FBS = {opset.FBS_CONV.name: bodies.fbs_conv_body, opset.FBS_CONV_INT8.name: bodies.fbs_conv_int8_body}
 
@@ -47,9 +51,9 @@ def attach_functions(model: ModelProto) -> ModelProto:
         elif node.op_type in _BOUNDED:
             node.overload = _bound(node)
             functions[node.op_type, node.overload] = _BOUNDED[node.op_type](node.overload, version)
-        elif node.op_type == opset.SPARSE_CONV.name:
+        elif node.op_type in _CLAMPED:
             node.overload = _clamp(node)
-            functions[node.op_type, node.overload] = sparse_conv_body(node.overload, version)
+            functions[node.op_type, node.overload] = _CLAMPED[node.op_type](node.overload, version)
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
@@ -84,7 +88,7 @@ def _bound(node: NodeProto) -> str:
 
 
 def _clamp(node: NodeProto) -> str:
-    """The activation that a SparseConv's bounds are."""
+    """The activation that the bounds of a DepthwiseConv or SparseConv are."""
     values = attributes_of(node)
     return sparse_activation(values["lower"], values["upper"])
 
@@ -95,14 +99,16 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
     for tensor, name in zip(inputs, node.input, strict=False):
         if tensor.constant and name and name not in constants:
             raise ExportError(f"node '{node.name}': input {tensor.name} must be an initializer, not '{name}'")
-    saliency_weight = constants[node.input[[tensor.name for tensor in inputs].index("A")]]
+    given = dict(zip([tensor.name for tensor in inputs], node.input, strict=False))
+    saliency_weight = constants[given["A"]]
     channels, outputs = saliency_weight.dims
     return FBSVariant(
         one_sample=one_sample,
         dense_input=_is_identity(constants.get(node.input[1]), channels),
         all_win=values["winners"] == outputs,
         normalize=bool(values["normalize"]),
-        post_shift=len(node.input) > len(inputs) - 1 and bool(node.input[-1]),
+        post_shift=bool(given.get("D")),
+        left_out=bool(given.get("E")),
         activation=sparse_activation(values["lower"], values["upper"]),
         nonnegative=values["saliency_slope"] == 0.0,
         blocks=values["winner_block"] > 1,

@@ -6,6 +6,7 @@ Multiply-accumulates (MACs) for one sample:
     Gemm, MatMul   rows * inner * columns
     Linear         Cx * H * W * K
     FBSConv        k * Cx * kh * kw * H' * W'  +  Cx * k  +  K * H' * W'
+    DepthwiseConv  Cx * kh * kw * H' * W'
     SparseConv     K * R * H' * W'
 
 The FBS terms are the convolution over live inputs and winners, the predictor, and the scaling, as the
@@ -200,6 +201,7 @@ def _report(
         opset.FBS_CONV.name: _fbs_conv,
         opset.FBS_CONV_INT8.name: _fbs_conv,
         opset.LINEAR.name: _linear,
+        opset.DEPTHWISE_CONV.name: _depthwise_conv,
         opset.SPARSE_CONV.name: _sparse_conv,
     }.get(node.op_type)
     macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
@@ -288,6 +290,13 @@ def _fbs_conv(
     terms = (_product(winners, live, *taps, plane), _product(live, winners), _product(outputs, plane))
     macs = None if None in terms else sum(term for term in terms if term is not None)
     return macs, live, winners
+
+
+def _depthwise_conv(
+    inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], _: Mapping[str, object]
+) -> Counted:
+    live = inputs[1][-1] if inputs[1] else None
+    return _product(live, *(inputs[2][2:] or (None,)), *(output[1:3] or (None,))), live, live
 
 
 def _sparse_conv(

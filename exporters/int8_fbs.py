@@ -34,6 +34,7 @@ __all__ = ["has_fbs_layers", "quantize_fbs"]
 
 _ON_BYTES = ("Transpose", "MaxPool")  # standard ops that give of bytes what they give of the floats they stand for
 _MOST_TERMS = 65793  # products that an int32 holds: as runtime/csrc/int8_layer.h has it
+_LEFT_OUT = [tensor.name for tensor in opset.FBS_CONV.inputs].index("E")
 _MOST_CHEAP_WEIGHTS = 1 << 18  # of a linear layer that stays float: 0.03 ms, a megabyte
 _LAYERS = (opset.FBS_CONV.name, opset.LINEAR.name, "Conv", "Gemm", "MatMul")
 
@@ -178,6 +179,8 @@ class _Rewriting:
         terms = int(np.prod(self._held[node.input[2]].dims[1:]))
         if terms > _MOST_TERMS:
             self.refused[node.name] = f"an output sums up {terms} products, and int32 holds {_MOST_TERMS}"
+        elif len(node.input) > _LEFT_OUT and node.input[_LEFT_OUT]:
+            self.refused[node.name] = "it reads a depthwise convolution's packed planes"
         elif not self._finite(node.input[0], node.output[0]):
             self.refused[node.name] = "its values are not finite on the calibration images"
         return node.name not in self.refused

@@ -11,6 +11,7 @@ that a stock runtime inlines the body while a runtime with the native library ta
 from dataclasses import dataclass, replace
 
 __all__ = [
+    "DEPTHWISE_CONV",
     "DOMAIN",
     "FBS_CONV",
     "FBS_CONV_INT8",
@@ -106,11 +107,11 @@ FBS_CONV = Op(
     name="FBSConv",
     summary=(
         "Convolution that computes only the k most salient of K output channels, from only the Cx input "
-        "channels that exist. u[n,c] = mean over H, W of |X|; s = leaky(sum over live c of u*A[c] + R, "
-        "saliency_slope); with normalize, s = K*s/sum(s) unless sum(s) is 0; J = the k with the largest r, "
-        "ties to the lower index, ascending, where r = s, or with winner_block b > 1 the mean of s over the channels "
-        "of the same i // b; with i = J[n,j], Y[n,:,:,j] = clamp(s[n,i] * (conv(X, W)[i] + B[i]) + D[i], "
-        "lower, upper)."
+        "channels that exist. u[n,c] = mean over H, W of |X + E[c]|, X being 0 in channels that do not exist and E 0 "
+        "where it is absent; s = leaky(sum over c of u*A[c] + R, saliency_slope); with normalize, s = K*s/sum(s) "
+        "unless sum(s) is 0; J = the k with the largest r, ties to the lower index, ascending, where r = s, or with "
+        "winner_block b > 1 the mean of s over the channels of the same i // b; with i = J[n,j], Y[n,:,:,j] = "
+        "clamp(s[n,i] * (conv(X, W)[i] + B[i]) + D[i], lower, upper)."
     ),
     inputs=(
         Tensor("X", "float", ("N", "H", "W", "Cx"), "channels that exist, packed, channels last"),
@@ -125,6 +126,7 @@ FBS_CONV = Op(
         Tensor("A", "float", ("C", "K"), "saliency weights", constant=True),
         Tensor("R", "float", ("K",), "saliency bias", constant=True),
         Tensor("D", "float", ("K",), "shift outside the product", optional=True, constant=True),
+        Tensor("E", "float", ("C",), "what X leaves out of each channel's plane", optional=True, constant=True),
     ),
     outputs=(
         Tensor("Y", "float", ("N", "H'", "W'", "k"), "the winners' planes, packed, channels last"),
@@ -154,7 +156,7 @@ FBS_CONV_INT8 = Op(
         FBS_CONV.inputs[1],
         Tensor("W", "int8", ("K", "C", "kh", "kw"), "kernels, at most 65793 numbers each", constant=True),
         Tensor("S", "float", ("K",), "step of each output's W, positive", constant=True),
-        *FBS_CONV.inputs[3:],
+        *FBS_CONV.inputs[3:-1],
     ),
     outputs=(Tensor("Y", "uint8", ("N", "H'", "W'", "k"), FBS_CONV.outputs[0].meaning), FBS_CONV.outputs[1]),
     attributes=(
@@ -175,6 +177,30 @@ UNPACK = Op(
     ),
     outputs=(Tensor("Y", "float", ("N", "H", "W", "C"), "dense, channels last"),),
     attributes=(Attribute("channels", "int", "C"),),
+)
+
+DEPTHWISE_CONV = Op(
+    name="DepthwiseConv",
+    summary=(
+        "Depthwise convolution of the channels that exist, without what it makes of a plane of zeros: with i = I[n,j], "
+        "Y[n,:,:,j] = clamp(conv(X[n,:,:,j], W[i]) + B[i], lower, upper) - clamp(B[i], lower, upper), and so 0 in "
+        "channels that do not exist. An FBSConv takes the rest as its B and E."
+    ),
+    inputs=(
+        Tensor("X", "float", ("N", "H", "W", "Cx"), "packed, channels last"),
+        Tensor("I", "int64", ("N|1", "Cx"), "which of the C channels each is, ascending"),
+        Tensor("W", "float", ("C", "1", "kh", "kw"), "one filter for each channel", constant=True),
+        Tensor("B", "float", ("C",), "bias", constant=True),
+    ),
+    outputs=(Tensor("Y", "float", ("N", "H'", "W'", "Cx"), "packed, channels last, in the places I says"),),
+    attributes=(
+        *(
+            attribute
+            for attribute in FBS_CONV.attributes
+            if attribute.name in ("strides", "pads", "dilations", "lower", "upper")
+        ),
+        *UNPACK.attributes,
+    ),
 )
 
 UNPACK_ADD = Op(
@@ -266,5 +292,8 @@ LINEAR = Op(
 
 OPS = {
     op.name: op
-    for op in (FBS_CONV, FBS_CONV_INT8, SPARSE_CONV, UNPACK, UNPACK_ADD, UNPACK_INT8, UNPACK_ADD_INT8, LINEAR)
+    for op in (
+        *(FBS_CONV, FBS_CONV_INT8, DEPTHWISE_CONV, SPARSE_CONV),
+        *(UNPACK, UNPACK_ADD, UNPACK_INT8, UNPACK_ADD_INT8, LINEAR),
+    )
 }

@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 from exporters import opset
 from exporters.surgery import constant_value, only_consumer
 
-__all__ = ["fuse_activation"]
+__all__ = ["bounds_of", "fuse_activation"]
 
 
 def fuse_activation(graph: gs.Graph) -> int:
@@ -20,7 +20,7 @@ def fuse_activation(graph: gs.Graph) -> int:
         if node.domain != opset.DOMAIN or node.op not in (opset.FBS_CONV.name, opset.SPARSE_CONV.name):
             continue
         while (following := only_consumer(graph, node.outputs[0])) is not None:
-            bounds = _bounds(following)
+            bounds = bounds_of(following)
             if bounds is None:
                 break
             for name in ("lower", "upper"):
@@ -34,7 +34,7 @@ def fuse_activation(graph: gs.Graph) -> int:
     return fused
 
 
-def _bounds(node: gs.Node) -> tuple[float, float] | None:
+def bounds_of(node: gs.Node) -> tuple[float, float] | None:
     """What an activation clamps to, None for other nodes."""
     if node.domain:
         return None

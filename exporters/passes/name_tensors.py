@@ -16,6 +16,7 @@ _ROLES = {
     opset.SPARSE_CONV.name: ("", "weight", "places", "bias"),
     "BatchNormalization": ("", "scale", "bias", "mean", "var"),
     opset.LINEAR.name: ("", "", "weight", "bias"),
+    opset.DEPTHWISE_CONV.name: ("", "channels", "weight", "bias"),
     opset.FBS_CONV.name: (
         "",
         "channels",
@@ -24,6 +25,7 @@ _ROLES = {
         "saliency_weight",
         "saliency_bias",
         "post_shift",
+        "left_out",
     ),
 }
 

@@ -20,7 +20,7 @@ from exporters.surgery import (
     transposed,
 )
 
-__all__ = ["push_unpack_down"]
+__all__ = ["is_op", "push_unpack_down", "takes_all"]
 
 _PLANE_REDUCTIONS = frozenset(["ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2"])
 _POOLS = frozenset(["MaxPool", "AveragePool", "LpPool"])
@@ -40,7 +40,7 @@ def push_unpack_down(graph: gs.Graph) -> int:
     An Unpack of all its channels (k = C) changes nothing and goes altogether.
     """
     total = 0
-    while changed := sum(_push(graph, node) for node in list(graph.nodes) if _is(node, opset.UNPACK)):
+    while changed := sum(_push(graph, node) for node in list(graph.nodes) if is_op(node, opset.UNPACK)):
         total += changed
         graph.cleanup().toposort()
     return total
@@ -60,8 +60,8 @@ def _push(graph: gs.Graph, node: gs.Node) -> int:
 
 
 def _push_through(graph: gs.Graph, reader: gs.Node, dense: gs.Tensor, x: gs.Tensor, indices: gs.Tensor) -> bool:
-    if _is(reader, opset.FBS_CONV):
-        if reader.inputs[0] is not dense or not _takes_all(reader):
+    if is_op(reader, opset.FBS_CONV):
+        if reader.inputs[0] is not dense or not takes_all(reader):
             return False
         reader.inputs[0], reader.inputs[1] = x, indices
         return True
@@ -126,11 +126,12 @@ def _with_channels(shape: list[int | str], channels: int | str, *, axis: int) ->
     return [channels if position == axis else size for position, size in enumerate(shape)]
 
 
-def _is(node: gs.Node, op: opset.Op) -> bool:
+def is_op(node: gs.Node, op: opset.Op) -> bool:
+    """True for a node of this op of domain `compress`."""
     return bool(node.domain == opset.DOMAIN and node.op == op.name)
 
 
-def _takes_all(node: gs.Node) -> bool:
+def takes_all(node: gs.Node) -> bool:
     """True if FBSConv reads every channel: its I is the constant [[0 .. C-1]]."""
     indices, channels = constant_value(node.inputs[1]), node.inputs[2].shape[1]
     return indices is not None and np.array_equal(indices, np.arange(channels)[None])

@@ -11,6 +11,7 @@ from exporters.passes.fold_constants import fold_constants
 from exporters.passes.fuse_activation import fuse_activation
 from exporters.passes.fuse_linear import fuse_linear
 from exporters.passes.fuse_residual import fuse_residual
+from exporters.passes.keep_depthwise_packed import keep_depthwise_packed
 from exporters.passes.lower_fbs_conv import lower_fbs_conv
 from exporters.passes.lower_sparse_conv import LowerSparseConv
 from exporters.passes.name_tensors import name_tensors
@@ -38,13 +39,19 @@ class Onnx:
 
     @classmethod
     def passes(
-        cls, *, one_sample: bool, whole_weights: bool = False, lower_sparse_conv: LowerSparseConv | None = None
+        cls,
+        *,
+        one_sample: bool,
+        whole_weights: bool = False,
+        int8: bool = False,
+        lower_sparse_conv: LowerSparseConv | None = None,
     ) -> tuple[Pass, ...]:
         """The rewrites in order.
 
         Args:
             one_sample: The file runs one sample at a time and its kernels may be computed.
-            whole_weights: Weights of linear layers become integers, which only standard ops read.
+            whole_weights: Weights become integers, which only standard ops read.
+            int8: FBS layers are to work on bytes, for which there are fewer ops.
             lower_sparse_conv: The pass for pruned convolutions, which keeps what it decided; None takes a new one.
         """
         return (
@@ -54,6 +61,7 @@ class Onnx:
             lower_fbs_conv,
             push_transpose_down,
             push_unpack_down,
+            *(() if whole_weights or int8 else (keep_depthwise_packed,)),
             fuse_activation,
             fuse_residual,
             *(() if whole_weights else (fuse_linear,)),

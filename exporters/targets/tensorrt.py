@@ -36,7 +36,12 @@ class Tensorrt(Onnx):
 
     @classmethod
     def passes(
-        cls, *, one_sample: bool, whole_weights: bool = False, lower_sparse_conv: LowerSparseConv | None = None
+        cls,
+        *,
+        one_sample: bool,
+        whole_weights: bool = False,
+        int8: bool = False,
+        lower_sparse_conv: LowerSparseConv | None = None,
     ) -> tuple[Pass, ...]:
         """As the base; FBS layers gathered for one sample, masked otherwise; pruned kernels at most narrowed."""
         spell_out = gather_fbs if one_sample else mask_fbs

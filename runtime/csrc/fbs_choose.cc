@@ -1,5 +1,6 @@
 // FbsConv's first half: the predictor and the winners.
 #include <algorithm>
+#include <cmath>
 
 #include "fbs_conv.h"
 #include "fbs_work.h"
@@ -26,13 +27,14 @@ void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Paralle
       const int64_t first = part * kSumPixels;
       float* const copy = work.spread_input == nullptr ? nullptr : work.spread_input + first * work.pitch;
       kernels_->abs_sums(x + first * work.channels, std::min(kSumPixels, pixels - first), work.channels,
-                         work.partial_sums + part * 4 * work.channels, copy, work.pitch);
+                         work.left_out, work.partial_sums + part * 4 * work.channels, copy, work.pitch);
     }
   });
   for (int32_t c = 0; c < work.channels; ++c) {
     float sum = work.partial_sums[c];
     for (int64_t part = 1; part < parts; ++part) sum += work.partial_sums[part * 4 * work.channels + c];
     work.means[c] = sum / static_cast<float>(pixels);
+    if (work.left_out != nullptr) work.means[c] -= std::abs(work.left_out[c]);  // which the bias has already
   }
 
   const int64_t blocks = work.manner.saliency_parts;

@@ -1,6 +1,7 @@
 #include "fbs_conv.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 
@@ -83,6 +84,20 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
     post_shift_ = std::copy_n(spec.post_shift->data, outputs_, rows + 2 * padded) - outputs_;
   }
 
+  // Every channel counts with what is left out of it, whether it exists or not.
+  if (spec.left_out) {
+    left_out_ = Buffer(sizeof(float) * static_cast<size_t>(inputs_));
+    std::copy_n(spec.left_out->data, inputs_, left_out_.floats());
+    for (int32_t o = 0; o < outputs_; ++o) {
+      double sum = static_cast<double>(rows[o]);
+      for (int32_t c = 0; c < inputs_; ++c) {
+        sum += std::abs(static_cast<double>(left_out_.floats()[c])) *
+               static_cast<double>(spec.saliency_weight.data[static_cast<int64_t>(c) * outputs_ + o]);
+      }
+      rows[o] = static_cast<float>(sum);
+    }
+  }
+
   // Winners are ascending, so the first panel is packed from the first vectors: about K / k times as many as
   // it has.
   const int32_t first_sources = every_output_wins ? 0 : std::min(2 * outputs_ / winners_ + 1, all_vectors_);
@@ -92,6 +107,7 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
 
   spec_.weight.data = spec_.shift.data = spec_.saliency_weight.data = spec_.saliency_bias.data = nullptr;
   if (spec_.post_shift) spec_.post_shift->data = nullptr;
+  if (spec_.left_out) spec_.left_out->data = nullptr;
 }
 
 // Packing pays where enough pixels share the packed weights. Costs in vector multiply-adds per live channel.
@@ -182,6 +198,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     Carver carver(memory);
     work.live_memory = carver.take<int32_t>(channels);
     work.channel_offsets = carver.take<int32_t>(channels);
+    if (left_out_.data() != nullptr) work.left_out = carver.take<float>(channels);
     work.partial_sums = carver.take<float>((input_pixels + kSumPixels - 1) / kSumPixels * 4 * channels);
     work.means = carver.take<float>(channels);
     work.saliency = carver.take<float>(padded);
@@ -214,6 +231,9 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(index[c]);
   work.live = work.live_memory;
   for (int32_t c = 0; c < channels; ++c) work.channel_offsets[c] = work.live[c] * channel_stride_;
+  if (work.left_out != nullptr) {
+    for (int32_t c = 0; c < channels; ++c) work.left_out[c] = left_out_.floats()[work.live[c]];
+  }
   choose(x, work, j, parallel);
   convolve(work.spread_input == nullptr ? x : work.spread_input, work, y, parallel);
 }

@@ -78,6 +78,7 @@ class FbsConv {
 
   Buffer saliency_weight_;  // [C][all_vectors * lanes]
   Buffer per_output_;       // R, B, D: each padded to whole vectors
+  Buffer left_out_;         // [C], or empty
   const float* saliency_bias_;
   const float* shift_;
   const float* post_shift_;  // null: absent

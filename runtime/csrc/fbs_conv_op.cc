@@ -16,7 +16,7 @@ namespace {
 struct FbsConvKernel {
   Api api;
   int threads;
-  bool has_post_shift;
+  bool has_post_shift, has_left_out;
   std::unique_ptr<const FbsConv> layer;
   WayEntry way;
 };
@@ -31,12 +31,17 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
     read_fbs_layer(api, info, 3, &spec);
     spec.weight = constant(api, info, 2, "W");
     spec.post_shift = constant_if_any(api, info, 6, "D");
+    spec.left_out = constant_if_any(api, info, 7, "E");
     require(check_layer(spec));
     const Setting& setting = static_cast<const Op*>(op)->setting;
     auto layer = std::make_unique<const FbsConv>(spec, setting.kernels, setting.way);
     const std::atomic<Way>* const way = &layer->way();
-    *kernel = new FbsConvKernel{
-        api, setting.threads, spec.post_shift.has_value(), std::move(layer), {node_name(api, info), way}};
+    *kernel = new FbsConvKernel{api,
+                                setting.threads,
+                                spec.post_shift.has_value(),
+                                spec.left_out.has_value(),
+                                std::move(layer),
+                                {node_name(api, info), way}};
   });
 }
 
@@ -49,6 +54,7 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
     require(check_input(spec, x, index));
     if (!self.has_post_shift && has_input(self.api, context, 6))
       require(std::string("input D") + kNotConstant);
+    if (!self.has_left_out && has_input(self.api, context, 7)) require(std::string("input E") + kNotConstant);
     const int64_t samples = x.dims[0];
     float* y =
         output<float>(self.api, context, 0,
@@ -64,10 +70,10 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
 
 void describe_fbs_conv(Op* op) {
   op->name = [](const ort::CustomOp*) { return kFbsConv; };
-  op->input_count = [](const ort::CustomOp*) -> size_t { return 7; };
+  op->input_count = [](const ort::CustomOp*) -> size_t { return 8; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int { return i == 1 ? ort::kInt64 : ort::kFloat; };
   op->input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
-    return i == 6 ? ort::kOptional : ort::kRequired;
+    return i >= 6 ? ort::kOptional : ort::kRequired;
   };
   op->output_count = [](const ort::CustomOp*) -> size_t { return 2; };
   op->output_type = [](const ort::CustomOp*, size_t i) -> int { return i == 1 ? ort::kInt64 : ort::kFloat; };

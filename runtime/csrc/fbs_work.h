@@ -44,6 +44,7 @@ struct FbsConv::Work {
   int32_t max_sources;
 
   int32_t* live_memory;
+  float* left_out;  // of each live channel; null: nothing
   int32_t* channel_offsets;
   float* partial_sums;
   float* means;

@@ -62,6 +62,12 @@ std::string check_list(const char* name, const std::vector<int64_t>& values, siz
          " values from " + integer(least) + " to " + integer(kMaxGeometry);
 }
 
+std::string check_bounds(float lower, float upper) {
+  if (lower <= upper) return "";
+  return "lower is " + std::to_string(lower) + " and upper is " + std::to_string(upper) +
+         "; lower must not be above upper";
+}
+
 std::string text(std::span<const int64_t> dims) {
   std::string result = "[";
   for (size_t i = 0; i < dims.size(); ++i) result += (i == 0 ? "" : ", ") + integer(dims[i]);
@@ -92,7 +98,8 @@ std::string check_layer(const LayerSpec& spec) {
   if (failed(check_shape("B", spec.shift, {outputs}, spec)) ||
       failed(check_shape("A", spec.saliency_weight, {spec.inputs(), outputs}, spec)) ||
       failed(check_shape("R", spec.saliency_bias, {outputs}, spec)) ||
-      (spec.post_shift && failed(check_shape("D", *spec.post_shift, {outputs}, spec)))) {
+      (spec.post_shift && failed(check_shape("D", *spec.post_shift, {outputs}, spec))) ||
+      (spec.left_out && failed(check_shape("E", *spec.left_out, {spec.inputs()}, spec)))) {
     return error;
   }
   if (!small_product({spec.inputs(), outputs + kMaxLanes}))
@@ -106,11 +113,7 @@ std::string check_layer(const LayerSpec& spec) {
   if (spec.winner_block < 1)
     return "winner_block is " + integer(spec.winner_block) + "; it must be 1 or more";
   if (std::isnan(spec.saliency_slope)) return "saliency_slope is NaN; it must be a number, 0 for ReLU";
-  if (!(spec.lower <= spec.upper)) {
-    return "lower is " + std::to_string(spec.lower) + " and upper is " + std::to_string(spec.upper) +
-           "; lower must not be above upper";
-  }
-  return "";
+  return check_bounds(spec.lower, spec.upper);
 }
 
 std::string check_input(const LayerSpec& spec, const Tensor<float>& x, const Tensor<int64_t>& index) {

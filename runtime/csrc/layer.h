@@ -38,6 +38,7 @@ struct LayerSpec {
   Tensor<float> saliency_weight;            // A [C, K]
   Tensor<float> saliency_bias;              // R [K]
   std::optional<Tensor<float>> post_shift;  // D [K] or absent
+  std::optional<Tensor<float>> left_out;    // E [C] or absent
 
   int64_t outputs() const { return weight.dims[0]; }
   int64_t inputs() const { return weight.dims[1]; }
@@ -53,6 +54,9 @@ inline constexpr int64_t kMaxChannels = int64_t{1} << 20;
 bool small_product(std::initializer_list<int64_t> factors);
 // Empty where an attribute has `count` values from `least` to kMaxGeometry.
 std::string check_list(const char* name, const std::vector<int64_t>& values, size_t count, int64_t least);
+
+// lower and upper of a clamp.
+std::string check_bounds(float lower, float upper);
 
 // "[2, 3]"
 std::string text(std::span<const int64_t> dims);

@@ -54,11 +54,7 @@ std::string check_sparse(const SparseSpec& spec) {
            integer(w[0]) + "]";
   }
   if (failed(check_places(spec))) return error;
-  if (!(spec.lower <= spec.upper)) {
-    return "lower is " + std::to_string(spec.lower) + " and upper is " + std::to_string(spec.upper) +
-           "; lower must not be above upper";
-  }
-  return "";
+  return check_bounds(spec.lower, spec.upper);
 }
 
 std::string check_sparse_input(const SparseSpec& spec, const Dims& x) {

@@ -20,6 +20,8 @@ NETWORKS = {
     "chain, tied": lambda: tiny.with_fbs(tiny.settled(tiny.Chain()), spread=0.0, form="released"),
     "chain, blocks": lambda: tiny.with_fbs(tiny.settled(tiny.Chain()), winner_block=5),
     "residual": lambda: tiny.with_fbs(tiny.settled(tiny.Residual())),
+    "inverted": lambda: tiny.with_fbs(tiny.settled(tiny.Inverted())),
+    "inverted, blocks": lambda: tiny.with_fbs(tiny.settled(tiny.Inverted()), winner_block=4, normalize=True),
     "dense chain": lambda: tiny.settled(tiny.Chain()),
 }
 CASES = [
@@ -31,6 +33,9 @@ CASES = [
     ("chain, blocks", "dynamic"),
     ("residual", 1),
     ("residual", "dynamic"),
+    ("inverted", 1),
+    ("inverted", "dynamic"),
+    ("inverted, blocks", 3),
     ("dense chain", "dynamic"),
 ]
 
@@ -82,6 +87,18 @@ def test_chain_stays_packed_between_layers(exported):
     assert by_name["features.8"].input[1] == "features.3.winners"
     clamps = {a.name: a.f for a in by_name["features.8"].attribute if a.name in ("lower", "upper")}
     assert clamps == {"lower": 0.0, "upper": 6.0}
+
+
+def test_depthwise_convolutions_stay_packed(exported):
+    _, result = exported("inverted", 1)
+    found = counts(result)
+    assert (found["DepthwiseConv"], found["Conv"]) == (2, 0)
+    assert found["Unpack"] == 2  # of the stem, for the residual sum, and of the average's pixel
+    by_name = {node.name: node for node in nodes(result)}
+    assert list(by_name["block1.6"].input[:2]) == ["block1.3", "block1.0.winners"]
+    assert [name.rpartition(".")[2] for name in by_name["block1.6"].input[2:]] == [
+        *("weight", "shift", "saliency_weight", "saliency_bias", "", "left_out")
+    ]
 
 
 def test_residual_sum_is_formed_in_nhwc_and_read_dense(exported):

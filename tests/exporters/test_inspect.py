@@ -56,6 +56,20 @@ def test_fbs_layer_is_counted_at_its_winners_and_live_inputs():
     assert node.parameters == 12 * 8 * 9 + 12 + 8 * 12 + 12
 
 
+def test_a_depthwise_layer_is_counted_at_its_live_inputs():
+    rng = np.random.default_rng(0)
+    constants = {"W": rng.normal(size=(8, 1, 3, 3)).astype(np.float32), "B": np.zeros(8, np.float32)}
+    window = {"strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "lower": 0.0, "upper": 6.0}
+    made = reference.one_node_model("DepthwiseConv", (7, 5, 3), None, constants, window | {"channels": 8}, batch=1)
+    dims = made.graph.output[0].type.tensor_type.shape.dim
+    for dim, size in zip(dims, (1, 7, 5, 3), strict=True):
+        dim.dim_value = size
+    (node,) = inspect_model(made, "m.onnx").nodes
+    assert node.macs == 3 * 9 * 7 * 5
+    assert (node.op, node.channels_in, node.channels_out) == ("compress.DepthwiseConv", 3, 3)
+    assert node.parameters == 8 * 9 + 8
+
+
 def test_file_report_holds_metadata_and_turns_into_json(tmp_path):
     made = dense()
     write_metadata(made, {"method": "l1", "density": 0.5, "preprocessing": {"mean": [0.5]}, "accuracy": None})

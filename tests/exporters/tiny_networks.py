@@ -25,6 +25,31 @@ class Chain(nn.Module):
         return self.classifier(self.pool(self.features(x)).flatten(1))
 
 
+class Inverted(nn.Module):
+    """Stem, inverted residual blocks (expansion, depthwise, projection) with and without a sum, classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(*block(3, 8, stride=2, relu6=True))
+        self.block1 = InvertedBlock(8, 24, 8)
+        self.block2 = InvertedBlock(8, 20, 12, stride=2)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(self.block2(x + self.block1(x)).mean((2, 3)))
+
+
+class InvertedBlock(nn.Sequential):
+    def __init__(self, channels, middle, outputs, stride=1):
+        depthwise = nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False)
+        super().__init__(
+            *block(channels, middle, kernel_size=1, relu6=True),
+            *(depthwise, nn.BatchNorm2d(middle), nn.ReLU6()),
+            *block(middle, outputs, kernel_size=1)[:2],
+        )
+
+
 class Residual(nn.Module):
     """Stem, a block with identity shortcut, a block with a 1x1 shortcut, classifier."""
 
@@ -81,11 +106,11 @@ def settled(network, seed=0):
 
 
 def with_fbs(network, *, density=0.5, seed=0, spread=0.3, **options):
-    """Changes `network`: every convolution and the batch norm behind it become an FBS layer."""
+    """Changes `network`: every convolution but depthwise ones becomes, with the batch norm behind it, an FBS layer."""
     generator = torch.Generator().manual_seed(seed)
     modules = dict(network.named_modules())
     for name, module in modules.items():
-        if not isinstance(module, nn.Conv2d):
+        if not isinstance(module, nn.Conv2d) or module.groups > 1:
             continue
         holder, own = name.rpartition(".")[::2]
         norm = own.replace("conv", "bn") if own.startswith("conv") else str(int(own) + 1)

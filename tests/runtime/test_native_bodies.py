@@ -17,6 +17,8 @@ CASES = {
     "pointwise": {"kernel": (1, 1)},
     "every output wins": {"winners": 40},
     "shifted outside": {"post_shift": True, "lower": -FLOAT_MAX},
+    "planes without their constants": {"left_out": True},
+    "planes without their constants, all win, shifted": {"left_out": True, "winners": 40, "post_shift": True},
     "normalized": {"normalize": 1},
     "blocks of 4, the last partly": {"winner_block": 4, "outputs": 39, "winners": 22},
     "blocks of 8": {"winner_block": 8, "winners": 16},

@@ -18,7 +18,8 @@ def arm_build(tmp_path_factory):
     if missing:
         pytest.skip(f"{' and '.join(missing)} not found; Debian and Ubuntu have g++-aarch64-linux-gnu")
     options = (f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}", "-DCOMPRESS_HOST=ON", "-DCOMPRESS_EXAMPLE=ON")
-    targets = ["compress_ops", "compress_host", "compress_sparse_host", "compress_int8_host", "compress_time"]
+    hosts = ["compress_host", "compress_sparse_host", "compress_int8_host", "compress_depthwise_host"]
+    targets = ["compress_ops", *hosts, "compress_time"]
     return native_build.build(tmp_path_factory.mktemp("arm") / "build", *options, targets=targets)
 
 
@@ -40,7 +41,6 @@ def test_neon_equals_generic(arm_build, emulator):
     host = arm_build / "tests" / "runtime" / "native" / "compress_host"
     said = native_build.run(*emulator, host, str(CASES), cwd=arm_build)
     assert re.fullmatch(rf"\d+ shapes and {CASES} random cases are right: neon generic\n", said)
-    host = host.with_name("compress_sparse_host")
-    assert native_build.run(*emulator, host, str(CASES), cwd=arm_build) == f"{CASES} sparse cases are right\n"
-    host = host.with_name("compress_int8_host")
-    assert native_build.run(*emulator, host, str(CASES), cwd=arm_build) == f"{CASES} int8 cases are right\n"
+    for kind in ("sparse", "int8", "depthwise"):
+        host = host.with_name(f"compress_{kind}_host")
+        assert native_build.run(*emulator, host, str(CASES), cwd=arm_build) == f"{CASES} {kind} cases are right\n"

@@ -53,8 +53,18 @@ def test_plane_sizes(size, kernel):
 def test_channel_counts_that_share_cache_sets(strides):
     # The kernel has one tap and the input a multiple of 1024 channels: the input is laid out anew.
     rng = np.random.default_rng(4)
-    layer = make_layer(rng, channels=1024, outputs=20, kernel=(1, 1), winners=9, strides=strides)
-    x, index = make_input(rng, live=1024, channels=1024, size=(5, 6), batch=2)
+    for left_out in (False, True):
+        layer = make_layer(rng, channels=1024, outputs=20, kernel=(1, 1), winners=9, strides=strides, left_out=left_out)
+        x, index = make_input(rng, live=1024, channels=1024, size=(5, 6), batch=2)
+        assert_right(layer, x, index)
+
+
+@pytest.mark.parametrize("live", [1, 15, 16, 40, 130])
+def test_what_planes_leave_out_counts_in_every_channel(live):
+    # Many channels are summed pixel by pixel, few vector by vector.
+    rng = np.random.default_rng(live)
+    layer = make_layer(rng, channels=140, outputs=30, winners=11, left_out=True)
+    x, index = make_input(rng, live=live, channels=140, size=(9, 15))
     assert_right(layer, x, index)
 
 
@@ -76,6 +86,8 @@ CASES = {
     "normalized": {"normalize": 1},
     "blocks": {"winner_block": 4},
     "shift outside the product": {"post_shift": True, "lower": -FLOAT_MAX},
+    "planes without their constants": {"left_out": True, "lower": -FLOAT_MAX},
+    "planes without their constants, both shifts": {"left_out": True, "post_shift": True, "normalize": 1},
     "everything": {"post_shift": True, "normalize": 1, "saliency_slope": 0.1, "strides": (2, 1), "upper": 1.0},
 }
 

@@ -44,6 +44,7 @@ LOADING = {
     "A transposed": (with_constant("A", (6, 4)), {}, r"A has shape \[6, 4\]; .* must be \[4, 6\]"),
     "R of rank 2": (with_constant("R", (6, 1)), {}, r"R has shape \[6, 1\]"),
     "D of another size": (with_constant("D", (7,)), {}, r"D has shape \[7\]"),
+    "E as long as the outputs": (with_constant("E", (6,)), {}, r"E has shape \[6\]; .* must be \[4\]"),
 }
 
 
@@ -61,12 +62,13 @@ def test_weights_must_be_constant(name):
         reference.open_session(model)
 
 
-def test_the_optional_shift_must_be_constant_too():
-    built = layer(post_shift=True)
-    session = reference.open_session(reference.fbs_model(built, computed=["D"]))
+@pytest.mark.parametrize("name", ["D", "E"])
+def test_the_optional_shifts_must_be_constant_too(name):
+    built = layer(post_shift=True, left_out=True)
+    session = reference.open_session(reference.fbs_model(built, computed=[name]))
     x, index = x_and_index()
-    with pytest.raises(Exception, match="FBSConv: input D is not a constant"):
-        session.run(None, {"X": x, "I": index, "D": built.constants["D"]})
+    with pytest.raises(Exception, match=f"FBSConv: input {name} is not a constant"):
+        session.run(None, {"X": x, "I": index, name: built.constants[name]})
 
 
 def test_element_types_are_checked_by_onnx_runtime():

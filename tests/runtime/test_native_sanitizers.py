@@ -13,13 +13,14 @@ DEBUG = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=", "-DCOMPRESS_HOS
 HOST = ("tests", "runtime", "native", "compress_host")
 SPARSE_HOST = (*HOST[:-1], "compress_sparse_host")
 INT8_HOST = (*HOST[:-1], "compress_int8_host")
+DEPTHWISE_HOST = (*HOST[:-1], "compress_depthwise_host")
 
 
 def sanitized(tmp_path_factory, sanitizer):
     folder = tmp_path_factory.mktemp(sanitizer.replace(",", "_"))
     if not native_build.have_sanitizer(folder, sanitizer):
         pytest.skip(f"no cmake, or no C++20 compiler with -fsanitize={sanitizer}")
-    targets = [HOST[-1], SPARSE_HOST[-1], INT8_HOST[-1]]
+    targets = [HOST[-1], SPARSE_HOST[-1], INT8_HOST[-1], DEPTHWISE_HOST[-1]]
     return native_build.build(folder / "build", *DEBUG, f"-DCOMPRESS_SANITIZE={sanitizer}", targets=targets)
 
 
@@ -57,6 +58,14 @@ def test_int8_layers_are_right_and_touch_nothing_else(request, sanitizer):
     cases = 40 if sanitizer == "memory" else 5  # as above
     said = native_build.run(build.joinpath(*INT8_HOST), str(cases), cwd=build)
     assert said == f"{cases} int8 cases are right\n"
+
+
+@pytest.mark.parametrize("sanitizer", ["memory", "thread"])
+def test_depthwise_layers_are_right_and_touch_nothing_else(request, sanitizer):
+    build = request.getfixturevalue(f"{sanitizer}_build")
+    cases = 40 if sanitizer == "memory" else 5  # as above
+    said = native_build.run(build.joinpath(*DEPTHWISE_HOST), str(cases), cwd=build)
+    assert said == f"{cases} depthwise cases are right\n"
 
 
 def test_eight_threads_in_one_layer_do_not_race(thread_build):

@@ -6,6 +6,7 @@
 #include COMPRESS_ISA_HEADER
 
 #include "kernels/conv.h"
+#include "kernels/depthwise.h"
 #include "kernels/int8.h"
 #include "kernels/int8_unpack.h"
 #include "kernels/saliency.h"
@@ -35,6 +36,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .saliency = saliency,
     .count_reaching = count_reaching,
     .unpack = unpack,
+    .depthwise = depthwise,
     .copy_plane = copy_plane,
     .gather = gather,
     .multiply = multiply,

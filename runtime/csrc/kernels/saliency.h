@@ -7,11 +7,14 @@
 
 namespace {
 
-// One vector of channels over all pixels. `kPart`: fewer than kLanes channels are left.
-template <bool kPart>
-inline Vec abs_sum(const float* x, int64_t pixels, int64_t stride, int left) {
+// One vector of channels over all pixels. `kPart`: fewer than kLanes channels are left; `kShifted`: each is
+// moved by its `shift` first.
+template <bool kPart, bool kShifted>
+inline Vec abs_sum(const float* x, int64_t pixels, int64_t stride, int left, const float* shift) {
   Vec sums[4] = {zero(), zero(), zero(), zero()};
-  const auto next = [&](const float* p) { return absolute(kPart ? load_first(p, left) : load(p)); };
+  const auto read = [&](const float* p) { return kPart ? load_first(p, left) : load(p); };
+  const Vec moved = kShifted ? read(shift) : zero();
+  const auto next = [&](const float* p) { return absolute(kShifted ? add(read(p), moved) : read(p)); };
   int64_t p = 0;
   for (; p + 4 <= pixels; p += 4) {
 #pragma GCC unroll 4
@@ -23,9 +26,9 @@ inline Vec abs_sum(const float* x, int64_t pixels, int64_t stride, int left) {
 
 // Pixel after pixel, the four partial sums in memory, so that x is read as it lies: many channels put each
 // pixel on a page of its own.
-template <bool kCopy>
-inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, float* sums, float* copy,
-                              int64_t copy_pitch) {
+template <bool kCopy, bool kShifted>
+inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, const float* shift,
+                              float* sums, float* copy, int64_t copy_pitch) {
   for (int i = 0; i < 4 * channels; i += kLanes) store_first(sums + i, zero(), 4 * channels - i);
   for (int64_t p = 0; p < pixels; p += 4, x += 4 * static_cast<int64_t>(channels)) {
     const int rows = pixels - p < 4 ? static_cast<int>(pixels - p) : 4;
@@ -35,7 +38,8 @@ inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, 
       for (int i = 0; i < rows; ++i) {
         const int64_t at = i * static_cast<int64_t>(channels) + c;
         const Vec value = load_first(x + at, left);
-        store_first(sums + at, add(load_first(sums + at, left), absolute(value)), left);
+        const Vec moved = kShifted ? add(value, load_first(shift + c, left)) : value;
+        store_first(sums + at, add(load_first(sums + at, left), absolute(moved)), left);
         if constexpr (kCopy) store_first(copy + i * copy_pitch + c, value, left);
       }
     }
@@ -48,15 +52,29 @@ inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, 
   }
 }
 
-void abs_sums(const float* x, int64_t pixels, int32_t channels, float* sums, float* copy,
-              int64_t copy_pitch) {
+template <bool kShifted>
+inline void moved_abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums,
+                           float* copy, int64_t copy_pitch) {
   constexpr int kMany = 128;
-  if (copy != nullptr) return abs_sums_streamed<true>(x, pixels, channels, sums, copy, copy_pitch);
-  if (channels >= kMany) return abs_sums_streamed<false>(x, pixels, channels, sums, nullptr, 0);
-  int c = 0;
-  for (; c + kLanes <= channels; c += kLanes)
-    store(sums + c, abs_sum<false>(x + c, pixels, channels, kLanes));
-  if (c < channels) store_first(sums + c, abs_sum<true>(x + c, pixels, channels, channels - c), channels - c);
+  if (copy != nullptr)
+    return abs_sums_streamed<true, kShifted>(x, pixels, channels, shift, sums, copy, copy_pitch);
+  if (channels >= kMany)
+    return abs_sums_streamed<false, kShifted>(x, pixels, channels, shift, sums, nullptr, 0);
+  for (int c = 0; c < channels; c += kLanes) {
+    const int left = channels - c;
+    const float* const own = kShifted ? shift + c : nullptr;
+    if (left >= kLanes) {
+      store(sums + c, abs_sum<false, kShifted>(x + c, pixels, channels, kLanes, own));
+    } else {
+      store_first(sums + c, abs_sum<true, kShifted>(x + c, pixels, channels, left, own), left);
+    }
+  }
+}
+
+void abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums, float* copy,
+              int64_t copy_pitch) {
+  if (shift == nullptr) return moved_abs_sums<false>(x, pixels, channels, shift, sums, copy, copy_pitch);
+  moved_abs_sums<true>(x, pixels, channels, shift, sums, copy, copy_pitch);
 }
 
 // s[first … last - 1] += the products of kRows rows, row after row. While they are added, the kRows after

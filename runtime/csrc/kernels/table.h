@@ -159,6 +159,26 @@ struct MultiplyTask {
   int64_t y_stride;
 };
 
+// y[p][c] = clamp(bias[c] + sum over taps t inside the input of x[q(p, t)][c] * w[t][c], lower, upper) +
+// post[c], for the k channels of each pixel; NaN passes through.
+//   x [H][W][pitch], y [pixels][k], pitch k or more; w [tap][w_pitch], bias and post padded to whole vectors.
+struct DepthwiseTask {
+  const float* x;
+  float* y;
+  const float* w;
+  const float* bias;
+  const float* post;
+  int32_t w_pitch;
+  int32_t pitch;  // floats from input pixel to input pixel
+  int32_t k;
+  float lower, upper;
+  const Region* regions;
+  int32_t num_regions;
+  int32_t input_step_x;  // input pixels from one output pixel to the next
+  int32_t input_step_y;  // and from one output row to the next
+  int32_t output_width;
+};
+
 struct KernelTable {
   const char* name;
   int32_t lanes;     // floats per vector
@@ -177,12 +197,12 @@ struct KernelTable {
   void (*squeeze)(const float* sums, int64_t pitch, int64_t pixels, const SqueezeStep* steps,
                   const int32_t* first_step, const Epilogue& epilogue, int32_t k, float* y);
 
-  // sums[c] = sum over pixels of |x[p][c]|; copy[p][c] = x[p][c] with row pitch copy_pitch, unless copy is
-  // null. sums has room for 4 * channels values and may be changed everywhere. The order of additions is
-  // fixed (four interleaved partial sums), so every instruction set gives the same bits and picks the same
-  // winners.
-  void (*abs_sums)(const float* x, int64_t pixels, int32_t channels, float* sums, float* copy,
-                   int64_t copy_pitch);
+  // sums[c] = sum over pixels of |x[p][c] + shift[c]|, shift null: 0; copy[p][c] = x[p][c] with row pitch
+  // copy_pitch, unless copy is null. sums has room for 4 * channels values and may be changed everywhere. The
+  // order of additions is fixed (four interleaved partial sums), so every instruction set gives the same bits
+  // and picks the same winners.
+  void (*abs_sums)(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums,
+                   float* copy, int64_t copy_pitch);
 
   // s[o] = leaky(sum over live c, ascending, of u[c] * a[live[c]][o] + r[o], slope) for o in [first, last),
   // both multiples of `lanes`; a [C][pitch], r and s padded to whole vectors. Products are rounded before
@@ -199,6 +219,9 @@ struct KernelTable {
   // through.
   void (*unpack)(const float* x, int64_t pixels, int32_t k, int32_t channels, const int32_t* starts,
                  const int32_t* counts, const int32_t* spread, const float* z, float lower, float* y);
+
+  // The tiles [first_tile, last_tile).
+  void (*depthwise)(const DepthwiseTask& task, int first_tile, int last_tile);
 
   void (*copy_plane)(const CopyTask& task);
 

@@ -42,7 +42,7 @@ using host::run_on_threads;
 // One layer, one input, and what must come out.
 struct Case {
   LayerSpec spec;
-  std::vector<float> w, b, a, r, d, x;
+  std::vector<float> w, b, a, r, d, e, x;
   std::vector<int64_t> index;
   Dims x_dims, index_dims;
 
@@ -80,6 +80,8 @@ void fill(Case& c, const Dims& weight, const Dims& plane, Random& random) {
   spec.saliency_weight = {c.a.data(), {channels, outputs}};
   spec.saliency_bias = {c.r.data(), {outputs}};
   if (random.chance(0.3)) spec.post_shift = Tensor<float>{c.d.data(), {outputs}};
+  c.e = random.floats(channels);
+  if (random.chance(0.3)) spec.left_out = Tensor<float>{c.e.data(), {channels}};
 
   const int64_t live = random.chance(0.4) ? channels : random.integer(1, channels);
   c.x_dims = {plane[0], plane[1], plane[2], live};
@@ -178,13 +180,17 @@ std::vector<double> expected_saliency(const Case& c, int64_t n) {
   const float* x = c.x.data() + n * pixels * live;
   const int64_t* index = c.index.data() + (c.index_dims[0] == 1 ? 0 : n * live);
   std::vector<double> s(c.r.begin(), c.r.end());
-  for (int64_t i = 0; i < live; ++i) {
-    double mean = 0;
-    for (int64_t p = 0; p < pixels; ++p) mean += std::abs(static_cast<double>(x[p * live + i]));
-    mean /= static_cast<double>(pixels);
+  for (int64_t channel = 0, i = 0; channel < c.spec.inputs(); ++channel) {
+    const bool exists = i < live && index[i] == channel;
+    const double left_out = c.spec.left_out ? static_cast<double>(c.e[static_cast<size_t>(channel)]) : 0.0;
+    double mean = exists ? 0.0 : std::abs(left_out);
+    for (int64_t p = 0; exists && p < pixels; ++p) {
+      mean += std::abs(static_cast<double>(x[p * live + i]) + left_out) / static_cast<double>(pixels);
+    }
+    i += exists ? 1 : 0;
     for (int64_t o = 0; o < outputs; ++o) {
       s[static_cast<size_t>(o)] +=
-          mean * static_cast<double>(c.a[static_cast<size_t>(index[i] * outputs + o)]);
+          mean * static_cast<double>(c.a[static_cast<size_t>(channel * outputs + o)]);
     }
   }
   double sum = 0;

@@ -9,12 +9,12 @@ from onnx import TensorProto, helper, numpy_helper
 import runtime
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
-CONSTANTS = ("W", "B", "A", "R", "D")
+CONSTANTS = ("W", "B", "A", "R", "D", "E")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One FBSConv node: constants by name (D may be absent) and attributes."""
+    """One FBSConv node: constants by name (D and E may be absent) and attributes."""
 
     constants: dict
     winners: int
@@ -34,13 +34,15 @@ class Layer:
         return replace(self, **changes)
 
 
-def make_layer(rng, *, channels=8, outputs=12, kernel=(3, 3), post_shift=False, **attributes):
+def make_layer(rng, *, channels=8, outputs=12, kernel=(3, 3), post_shift=False, left_out=False, **attributes):
     shapes = {"W": (outputs, channels, *kernel), "B": outputs, "A": (channels, outputs), "R": outputs, "D": outputs}
     constants = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     constants["W"] /= np.sqrt(channels * kernel[0] * kernel[1], dtype=np.float32)
     constants["R"] += 1
     if not post_shift:
         del constants["D"]
+    if left_out:
+        constants["E"] = rng.normal(size=channels).astype(np.float32)
     attributes.setdefault("pads", (kernel[0] // 2, kernel[1] // 2) * 2)
     return Layer(constants, attributes.pop("winners", outputs), **attributes)
 
@@ -88,7 +90,8 @@ def winners_of(saliency, count, block=1):
 def fbs_conv(layer, x, index):
     weight, shift, a, r = (layer.constants[name] for name in "WBAR")
     dense = unpack(x, index, weight.shape[1])
-    saliency = np.abs(dense.astype(np.float64)).mean(axis=(1, 2)) @ a + r
+    whole = dense.astype(np.float64) + layer.constants.get("E", 0)
+    saliency = np.abs(whole).mean(axis=(1, 2)) @ a + r
     saliency = np.where(saliency > 0, saliency, layer.saliency_slope * saliency)
     if layer.normalize:
         total = saliency.sum(axis=1, keepdims=True)
@@ -123,8 +126,27 @@ def fbs_model(layer, *, shape=("N", "H", "W", "Cx"), computed=(), types=None, **
         helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2),
     ]
     kept = {name: value for name, value in (layer.attributes() | attributes).items() if value is not None}
-    node = helper.make_node("FBSConv", ["X", "I", *present], ["Y", "J"], domain="compress", **kept)
+    given = ["X", "I", *(name if name in present else "" for name in CONSTANTS)]
+    while not given[-1]:
+        given.pop()
+    node = helper.make_node("FBSConv", given, ["Y", "J"], domain="compress", **kept)
     return _model([node], inputs, outputs, initializers)
+
+
+def depthwise_model(weight, bias, *, shape=("N", "H", "W", "Cx"), computed=False, **attributes):
+    """A model of one DepthwiseConv node; None among `attributes` leaves one out."""
+    given = {"strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "lower": 0.0, "upper": 6.0}
+    given |= {"channels": len(weight)} | attributes
+    kept = {name: value for name, value in given.items() if value is not None}
+    node = helper.make_node("DepthwiseConv", ["X", "I", "W", "B"], ["Y"], domain="compress", **kept)
+    inputs = [
+        helper.make_tensor_value_info("X", TensorProto.FLOAT, shape),
+        helper.make_tensor_value_info("I", TensorProto.INT64, ["M", shape[3]]),
+    ]
+    inputs += [helper.make_tensor_value_info("W", TensorProto.FLOAT, weight.shape)] if computed else []
+    constants = [numpy_helper.from_array(bias, "B")]
+    constants += [] if computed else [numpy_helper.from_array(weight, "W")]
+    return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], constants)
 
 
 def make_int8_layer(rng, *, x_zero=0, y_zero=0, channels=8, **settings):

@@ -1,0 +1,60 @@
+// A depthwise convolution of packed planes. Independent of ONNX Runtime.
+#ifndef COMPRESS_DEPTHWISE_H_
+#define COMPRESS_DEPTHWISE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "geometry.h"
+#include "kernels/table.h"
+#include "layer.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace compress {
+
+// What a DepthwiseConv node says about itself.
+struct DepthwiseSpec {
+  int64_t channels = 0;  // C
+  std::vector<int64_t> strides = {1, 1};
+  std::vector<int64_t> pads = {0, 0, 0, 0};  // top, left, bottom, right
+  std::vector<int64_t> dilations = {1, 1};
+  float lower = 0.0f;
+  float upper = 0.0f;
+  Tensor<float> weight;  // W [C, 1, kh, kw]
+  Tensor<float> shift;   // B [C]
+
+  Axis y() const { return {weight.dims[2], strides[0], dilations[0], pads[0], pads[2]}; }
+  Axis x() const { return {weight.dims[3], strides[1], dilations[1], pads[1], pads[3]}; }
+};
+
+// Each returns an empty string, or what came and what is allowed.
+std::string check_depthwise(const DepthwiseSpec& spec);
+// X and I of one call, against a layer that passed check_depthwise.
+std::string check_depthwise_input(const DepthwiseSpec& spec, const Tensor<float>& x,
+                                  const Tensor<int64_t>& index);
+
+class DepthwiseConv {
+ public:
+  // Copies what it needs out of `spec`, which must have passed check_depthwise.
+  DepthwiseConv(const DepthwiseSpec& spec, const KernelTable* kernels);
+
+  // What check_depthwise_input reads; the tensors' data pointers are not valid any more.
+  const DepthwiseSpec& spec() const { return spec_; }
+
+  // y [N, H', W', Cx] from inputs that have passed check_depthwise_input. Safe to call from several threads
+  // at a time. Throws std::bad_alloc.
+  void run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, const Parallel& parallel) const;
+
+ private:
+  DepthwiseSpec spec_;
+  const KernelTable* kernels_;
+  int32_t taps_, channels_;
+  Buffer rows_;  // [taps + 2][C]: the weights of each tap, B, and what planes of zeros become, negative
+  mutable LastGeometry geometry_;
+};
+
+}  // namespace compress
+
+#endif  // COMPRESS_DEPTHWISE_H_

@@ -1,0 +1,86 @@
+// Depthwise convolution of packed activations; contract at DepthwiseTask. Channels lie in the lanes; the sums
+// of one vector of channels stay in registers for a tile of pixels.
+#ifndef COMPRESS_KERNELS_DEPTHWISE_H_
+#define COMPRESS_KERNELS_DEPTHWISE_H_
+
+#include "kernels/table.h"
+#include "kernels/tiles.h"
+
+namespace {
+
+using compress::DepthwiseTask;
+
+struct DepthwiseTile {
+  const float* x[kMaxTile];  // each pixel's input at the region's first valid tap, first channel
+  float* y[kMaxTile];        // each pixel's output, first channel
+};
+
+// Channels [c, c + kLanes) of one tile; `kPart`: only the first `left` of them exist.
+template <int kPixels, bool kPart>
+inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& region,
+                             const DepthwiseTile& tile, int c, int left) {
+  Vec sums[kPixels];
+  const Vec bias = load(task.bias + c);
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) sums[p] = bias;
+  for (int r = 0; r < region.num_runs; ++r) {
+    const compress::Run run = region.runs[r];
+    int64_t offset = static_cast<int64_t>(run.pixel) * task.pitch + c;
+    const float* row = task.w + static_cast<int64_t>(run.tap) * task.w_pitch + c;
+    for (int t = 0; t < run.taps; ++t, offset += task.pitch, row += task.w_pitch) {
+      const Vec w = load(row);
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        const float* const x = tile.x[p] + offset;
+        sums[p] = mul_add(kPart ? load_first(x, left) : load(x), w, sums[p]);
+      }
+    }
+  }
+  const Vec lower = broadcast(&task.lower), upper = broadcast(&task.upper), post = load(task.post + c);
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+    const Vec y = add(clamp(sums[p], lower, upper), post);
+    if constexpr (kPart) {
+      store_first(tile.y[p] + c, y, left);
+    } else {
+      store(tile.y[p] + c, y);
+    }
+  }
+}
+
+template <int kPixels>
+void depthwise_tile(const DepthwiseTask& task, const compress::Region& region, const DepthwiseTile& tile) {
+  int c = 0;
+  for (; c + kLanes <= task.k; c += kLanes) depthwise_vector<kPixels, false>(task, region, tile, c, kLanes);
+  if (c < task.k) depthwise_vector<kPixels, true>(task, region, tile, c, task.k - c);
+}
+
+using DepthwiseFunction = void (*)(const DepthwiseTask&, const compress::Region&, const DepthwiseTile&);
+
+// The kernel for a tile of `pixels`, found as in kernels/conv.h.
+template <int kPixels = kMaxTile>
+DepthwiseFunction depthwise_function(int pixels) {
+  if (pixels == kPixels) return depthwise_tile<kPixels>;
+  if constexpr (kPixels > 1) {
+    return depthwise_function<kPixels - 1>(pixels);
+  } else {
+    return nullptr;
+  }
+}
+
+void depthwise(const DepthwiseTask& task, int first_tile, int last_tile) {
+  DepthwiseTile tile;
+  int known_pixels = 0;
+  DepthwiseFunction function = nullptr;
+  for_each_tile(task, 0, first_tile, last_tile, tile, [&](const compress::Region& region, int, int pixels) {
+    if (pixels != known_pixels) {
+      known_pixels = pixels;
+      function = depthwise_function(pixels);
+    }
+    function(task, region, tile);
+  });
+}
+
+}  // namespace
+
+#endif  // COMPRESS_KERNELS_DEPTHWISE_H_
