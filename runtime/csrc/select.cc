@@ -1,7 +1,9 @@
 #include "select.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <iterator>
 #include <limits>
 
 namespace compress {
@@ -41,12 +43,21 @@ void top_k(const KernelTable& kernels, const float* s, int32_t count, int32_t k,
   for (int32_t i = 0; i < count; ++i) keys[i] = ordered_key(s[i]);
   for (int32_t i = count; i < padded; ++i) keys[i] = std::numeric_limits<int32_t>::min();
 
-  // The k-th largest key, bit by bit from the top: the largest number that at least k keys reach. The lowest
-  // number of all, which the padding has, is never asked for.
+  // The k-th largest key, bit by bit from the top: the largest number that at least k keys reach; or, found
+  // earlier, any number that just k keys reach. The lowest number of all, which the padding has, is never
+  // asked for.
   auto threshold = std::numeric_limits<int32_t>::min();
   for (int bit = 31; bit >= 0; --bit) {
     const auto higher = static_cast<int32_t>(static_cast<uint32_t>(threshold) ^ (uint32_t{1} << bit));
-    if (kernels.count_reaching(keys, padded, higher) >= k) threshold = higher;
+    const int32_t reaching = kernels.count_reaching(keys, padded, higher);
+    if (reaching < k) continue;
+    threshold = higher;
+    if (reaching > k) continue;
+    for (int32_t i = 0, found = 0; found < k; ++i) {
+      winners[found] = i;
+      found += static_cast<int32_t>(keys[i] >= threshold);
+    }
+    return;
   }
   // So many of the keys equal to it still win: the first ones.
   constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();
@@ -68,15 +79,19 @@ int32_t max_squeeze_steps(int32_t count, int32_t k, int32_t lanes) {
 void squeeze_steps(const int32_t* winners, int32_t k, int32_t lanes, SqueezeStep* steps,
                    int32_t* first_step) {
   int32_t num_steps = 0;
-  for (int32_t i = 0; i < k; ++i) {
-    const int32_t source = winners[i] / lanes;
-    if (i % lanes == 0) *first_step++ = num_steps;
-    if (i % lanes == 0 || steps[num_steps - 1].source != source) {
-      steps[num_steps].source = source;
-      for (int32_t& lane : steps[num_steps].lanes) lane = -1;
-      ++num_steps;
+  const int shift = std::countr_zero(static_cast<uint32_t>(lanes));
+  for (int32_t first = 0; first < k; first += lanes) {
+    *first_step++ = num_steps;
+    const int32_t last = std::min(first + lanes, k);
+    for (int32_t i = first; i < last; ++i) {
+      const int32_t source = winners[i] >> shift;
+      if (i == first || steps[num_steps - 1].source != source) {
+        steps[num_steps].source = source;
+        std::fill(std::begin(steps[num_steps].lanes), std::end(steps[num_steps].lanes), -1);
+        ++num_steps;
+      }
+      steps[num_steps - 1].lanes[i - first] = winners[i] - (source << shift);
     }
-    steps[num_steps - 1].lanes[i % lanes] = winners[i] % lanes;
   }
   *first_step = num_steps;
 }

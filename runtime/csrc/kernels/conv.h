@@ -121,7 +121,18 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
     if constexpr (kListed) {
       for (int t = 0; t < run.taps; ++t) {
         const float* rows = tile.w + static_cast<int64_t>(run.tap + t) * task.tap_stride;
+        const float* source = nullptr;
+        int64_t found;
+        const int32_t* lines = next_lines(task.prefetch, task.channels, &source, &found);
         int c = 0;
+        for (; c + kPartial <= found; c += kPartial) {
+#pragma GCC unroll 4
+          for (int s = 0; s < kPartial; ++s) {
+            __builtin_prefetch(source + *lines++, 0, 2);
+            add_row<kVectors, kPixels>(x, offset + c + s, rows + task.channel_offsets[c + s], vector_stride,
+                                       sums[s]);
+          }
+        }
         for (; c + kPartial <= task.channels; c += kPartial)
 #pragma GCC unroll 4
           for (int s = 0; s < kPartial; ++s)
