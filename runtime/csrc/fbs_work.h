@@ -13,9 +13,9 @@ inline constexpr double kSqueezeCost = 1.5;
 // Pixels per partial channel sum. Fixed, so that the saliency does not depend on the number of threads.
 inline constexpr int64_t kSumPixels = 128;
 
-// Vector multiply-adds below which another thread costs more than it brings: about 8 microseconds, where
-// handing work over takes 2 to 3.
-inline constexpr int64_t kWorkPerThread = 30000;
+// Vector multiply-adds below which another thread costs more than it brings: about 4 microseconds, where
+// handing work over takes 1 to 3.
+inline constexpr int64_t kWorkPerThread = 15000;
 
 // Lines asked for on behalf of the next layer, at most: half a megabyte, of a second cache level of one.
 inline constexpr int32_t kMostNextLines = 8192;

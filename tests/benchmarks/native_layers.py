@@ -2,11 +2,15 @@
 
     taskset -c 3 python tests/benchmarks/native_layers.py
     python tests/benchmarks/native_layers.py --threads 1,4 --batches 1,8 --densities 0.5
+    python tests/benchmarks/native_layers.py --threads 4 --densities 1,0.5 --scaling
 
 A row is a layer, threads and batch; a column a density: at 0.5 half of the inputs are live and half of the outputs win,
 other channels for every sample. Each cell: speed-up / multiplications saved = quotient (1.00 is all of the gain; the
 predictor's work counts against it). With --winner-block 16 the winners, and the inputs that a layer before would leave,
 are whole blocks of neighbouring channels.
+
+With --scaling the native layer on that many threads is compared with itself on one, round by round: a cell is how many
+times as fast it is.
 
 On one thread the two sessions take turns run by run, so that a machine shared with others disturbs both alike; a time
 is the 5 % quantile of its runs, the second of each pair, so that what the other session left in the caches is gone, in
@@ -217,30 +221,33 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="per cell")
     parser.add_argument("--only", default="", help="layers whose name contains this")
     parser.add_argument("--pin", action="store_true", help="every thread to a processor of its own")
+    parser.add_argument("--scaling", action="store_true", help="against the same layer on one thread")
     options = parser.parse_args()
     if options.pin:
         os.sched_setaffinity(0, {0})
     densities = numbers(options.densities, float)
-    print(f"| layer | threads | batch | dense ms | {' | '.join(f'{density:g}' for density in densities)} |")
+    against = "one thread ms" if options.scaling else "dense ms"
+    print(f"| layer | threads | batch | {against} | {' | '.join(f'{density:g}' for density in densities)} |")
     print("|---" * (4 + len(densities)) + "|")
     for shape in (shape for shape in SHAPES if options.only in shape.name()):
         for threads in numbers(options.threads, int):
             for batch in numbers(options.batches, int):
-                cells, dense_ms = [], 0.0
+                cells, times_ms = [], []
                 for density in densities:
-                    run, saved = fbs_run(
-                        shape,
-                        density,
-                        threads=threads,
-                        batch=batch,
-                        isa=options.isa,
-                        block=options.winner_block,
-                        pin=options.pin,
-                    )
+                    settings = {"batch": batch, "isa": options.isa, "block": options.winner_block, "pin": options.pin}
+                    run, saved = fbs_run(shape, density, threads=threads, **settings)
+                    if options.scaling:
+                        alone, _ = fbs_run(shape, density, threads=1, **settings)
+                        time_ms, gain = round_by_round(alone, run, options.seconds)
+                        times_ms.append(time_ms)
+                        cells.append(f"{gain:.2f}×")
+                        continue
                     dense = dense_run(shape, threads, batch, options.pin)
-                    dense_ms, gain = compare(dense, run, threads, options.seconds)
+                    time_ms, gain = compare(dense, run, threads, options.seconds)
+                    times_ms = [time_ms]
                     cells.append(f"{gain:.2f}× / {saved:.3g}× = {gain / saved:.2f}")
-                print(f"| {shape.name()} | {threads} | {batch} | {dense_ms:.3g} | {' | '.join(cells)} |", flush=True)
+                shown = ", ".join(f"{time_ms:.3g}" for time_ms in times_ms)
+                print(f"| {shape.name()} | {threads} | {batch} | {shown} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
