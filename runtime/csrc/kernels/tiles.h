@@ -12,8 +12,13 @@ namespace {
 template <typename Task, typename Tile, typename Run>
 inline void for_each_tile(const Task& task, int first_output, int first_tile, int last_tile, Tile& tile,
                           const Run& run) {
+  const int64_t x_step = static_cast<int64_t>(task.input_step_x) * task.pitch;
   for (int g = 0; g < task.num_regions && task.regions[g].first_tile < last_tile; ++g) {
     const compress::Region& region = task.regions[g];
+    // From the last pixel of a row to the first of the next, beyond a step.
+    const int64_t x_turn =
+        (task.input_step_y - static_cast<int64_t>(region.width) * task.input_step_x) * task.pitch;
+    const int64_t y_turn = static_cast<int64_t>(task.output_width - region.width) * task.k;
     int t = first_tile - region.first_tile;
     if (t < 0) t = 0;
     int end = last_tile - region.first_tile;
@@ -21,18 +26,22 @@ inline void for_each_tile(const Task& task, int first_output, int first_tile, in
     for (; t < end; ++t) {
       const int first = static_cast<int>(static_cast<int64_t>(region.pixels) * t / region.tiles);
       const int last = static_cast<int>(static_cast<int64_t>(region.pixels) * (t + 1) / region.tiles);
-      int row = first / region.width;
+      const int row = first / region.width;
       int column = first % region.width;
+      int64_t x = (region.input_pixel + static_cast<int64_t>(row) * task.input_step_y +
+                   static_cast<int64_t>(column) * task.input_step_x) *
+                  task.pitch;
+      int64_t y = (static_cast<int64_t>(region.y + row) * task.output_width + region.x + column) * task.k +
+                  first_output;
       for (int p = 0; p < last - first; ++p) {
-        tile.x[p] = task.x + (region.input_pixel + static_cast<int64_t>(row) * task.input_step_y +
-                              static_cast<int64_t>(column) * task.input_step_x) *
-                                 task.pitch;
-        tile.y[p] = task.y +
-                    (static_cast<int64_t>(region.y + row) * task.output_width + region.x + column) * task.k +
-                    first_output;
+        tile.x[p] = task.x + x;
+        tile.y[p] = task.y + y;
+        x += x_step;
+        y += task.k;
         if (++column == region.width) {
           column = 0;
-          ++row;
+          x += x_turn;
+          y += y_turn;
         }
       }
       run(region, region.first_tile + t, last - first);
