@@ -121,7 +121,7 @@ LOADING = {
     "no channels": (WEIGHT, BIAS, {"channels": None}, "attribute channels is missing"),
     "short bias": (WEIGHT, BIAS[:3], {}, r"B has shape \[3\]; with W of shape \[4, 1, 3, 3\] it must be \[4\]"),
     "one stride": (WEIGHT, BIAS, {"strides": [1]}, r"strides is \[1\]; it needs 2 values"),
-    "clamp upside down": (WEIGHT, BIAS, {"lower": 2.0, "upper": 1.0}, "lower must not be above upper"),
+    "clamp upside down": (WEIGHT, BIAS, {"lower": 2.0, "upper": 1.0}, ".* lower must not be above upper"),
     "computed weights": (WEIGHT, BIAS, {"computed": True}, "input W is not a constant"),
 }
 
