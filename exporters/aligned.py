@@ -22,15 +22,18 @@ _BYTES = 2  # kind of a field
 _MOST_LENGTH_BYTES = 5  # of a message's length, as varint
 
 
-def write_aligned(model: ModelProto, path: Path) -> None:
+def write_aligned(model: ModelProto, path: Path, *, limit_bytes: int) -> None:
     """Writes a model in which every large weight begins at a multiple of 64 bytes; equal models, equal bytes.
 
     It is the same model to every reader, but for spaces at the end of those tensors' doc_strings: they fill the gaps.
     Initializers come last in the graph, and each one's bytes last in it; the order of fields has no meaning.
 
+    Where the gaps would make the file larger than the limit, it has none.
+
     Args:
-        model: Small enough for one file.
+        model: At most `limit_bytes` long.
         path: Written over.
+        limit_bytes: Largest file.
     """
     rest = _without(model, "graph").SerializeToString(deterministic=True)
     graph = _without(model.graph, "initializer").SerializeToString(deterministic=True)
@@ -39,14 +42,12 @@ def write_aligned(model: ModelProto, path: Path) -> None:
     # Where the weights lie depends on how many digits the graph's length has, which depends on the gaps between them.
     for digits in range(1, _MOST_LENGTH_BYTES + 1):
         pieces = [graph, *_placed(tensors, len(rest) + len(tag) + digits + len(graph))]
-        length = varint(sum(map(len, pieces)))
-        if len(length) == digits:
-            break
-    else:  # the gaps alone make the length one digit longer, or shorter: so near to a power of 128
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return
-    with path.open("wb") as file:
-        file.writelines([rest, tag, length, *pieces])
+        size = sum(map(len, pieces))
+        if len(varint(size)) == digits and len(rest) + len(tag) + digits + size <= limit_bytes:
+            with path.open("wb") as file:
+                file.writelines([rest, tag, varint(size), *pieces])
+            return
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _parts(tensor: TensorProto) -> tuple[bytes, bytes, bytes]:

@@ -46,8 +46,13 @@ class Session:
         stock: bool = False,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         profile_prefix: str | None = None,
+        map_weights: bool = True,
     ) -> None:
         """Loads a model.
+
+        Weights that lie aligned in the file, as `compress export` writes them, are not loaded but mapped: a page of
+        them comes into memory when it is first read. So the file must not be written to while the session lives, only
+        replaced by another (`mv`, not `cp`).
 
         Args:
             path: An ONNX file.
@@ -57,6 +62,7 @@ class Session:
             providers: ONNX Runtime's execution providers, the preferred one first.
             profile_prefix: Start of the name of the file that ONNX Runtime writes each node's times to; None writes
                 none. `onnx_session.end_profiling()` finishes it and returns its name.
+            map_weights: False loads all of the file into memory.
 
         Raises:
             SessionError: The file is missing or not a model, or it needs the native library.
@@ -104,7 +110,7 @@ class Session:
                 "which is slower; build it with `pip install .`",
             )
         source: str | bytes = str(self.path)
-        if model is not None and model.is_mappable and tuple(providers) == ("CPUExecutionProvider",):
+        if map_weights and model is not None and model.is_mappable and tuple(providers) == ("CPUExecutionProvider",):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
             source = model.content
         self.onnx_session = self._load(source, options, providers)

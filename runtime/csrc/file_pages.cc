@@ -22,23 +22,36 @@ constexpr size_t kPagesAtATime = 512;
 
 bool droppable(uint64_t page) { return (page & kPresent) != 0 && (page & kOfFile) != 0; }
 
-}  // namespace
+size_t page_bytes() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
-void drop_file_pages(const void* data, size_t bytes) {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const auto address = reinterpret_cast<uintptr_t>(data);
-  size_t next = (address + page - 1) / page;
-  const size_t end = (address + bytes) / page;
-  if (next >= end) return;
-  const int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  if (map < 0) return;
+// Reads what is said of pages from number `first` on, at most `count`; returns of how many.
+size_t read_pages(int map, size_t first, size_t count, uint64_t* pages) {
+  const ssize_t got =
+      pread(map, pages, count * sizeof(uint64_t), static_cast<off_t>(first * sizeof(uint64_t)));
+  return got < 0 ? 0 : static_cast<size_t>(got) / sizeof(uint64_t);
+}
+
+// Whether the map is that of the addresses this program sees. In an emulator it may be the emulator's own,
+// and a page that is not a file's would be lost. Known from two pages that no file holds, of which only the
+// second is there.
+bool is_own_map(int map) {
+  const size_t page = page_bytes();
+  void* const memory = mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return false;
+  madvise(memory, 2 * page, MADV_NOHUGEPAGE);
+  *(static_cast<volatile char*>(memory) + page) = 1;
+  uint64_t pages[2] = {};
+  const size_t count = read_pages(map, reinterpret_cast<uintptr_t>(memory) / page, 2, pages);
+  munmap(memory, 2 * page);
+  return count == 2 && (pages[0] & kPresent) == 0 && (pages[1] & kPresent) != 0 && (pages[1] & kOfFile) == 0;
+}
+
+void drop_pages(int map, size_t next, size_t end) {
+  const size_t page = page_bytes();
   uint64_t pages[kPagesAtATime];
   while (next < end) {
-    const size_t wanted = std::min(kPagesAtATime, end - next);
-    const ssize_t got =
-        pread(map, pages, wanted * sizeof(uint64_t), static_cast<off_t>(next * sizeof(uint64_t)));
-    const size_t count = got < 0 ? 0 : static_cast<size_t>(got) / sizeof(uint64_t);
-    if (count == 0) break;
+    const size_t count = read_pages(map, next, std::min(kPagesAtATime, end - next), pages);
+    if (count == 0) return;
     for (size_t i = 0; i < count;) {
       size_t last = i;
       while (last < count && droppable(pages[last])) ++last;
@@ -47,6 +60,19 @@ void drop_file_pages(const void* data, size_t bytes) {
     }
     next += count;
   }
+}
+
+}  // namespace
+
+void drop_file_pages(const void* data, size_t bytes) {
+  const size_t page = page_bytes();
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const size_t first = (address + page - 1) / page;  // of the pages that lie in it whole
+  const size_t end = (address + bytes) / page;
+  if (first >= end) return;
+  const int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (map < 0) return;
+  if (is_own_map(map)) drop_pages(map, first, end);
   close(map);
 }
 

@@ -75,3 +75,12 @@ def test_equal_models_give_equal_bytes(tmp_path):
     for path in paths:
         save_model(model_of([LEAST_BYTES, 3], description="x"), path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_gaps_never_make_a_file_too_large(tmp_path):
+    path = tmp_path / "m.onnx"
+    model = model_of([LEAST_BYTES + 3, LEAST_BYTES])
+    save_model(model, path, limit_bytes=model.ByteSize())
+    assert path.read_bytes() == model.SerializeToString(deterministic=True)
+    save_model(model, path, limit_bytes=model.ByteSize() + 2 * ALIGNMENT + 12)
+    assert [place % ALIGNMENT for place in places(path)] == [0, 0]

@@ -143,10 +143,14 @@ def test_numbers_of_any_length_are_read():
 @needs_pages
 def test_weights_are_held_once(fbs):
     """The library's copy is the only one in memory; what is left of the file are the ends of its tensors."""
+    loaded = runtime.Session(fbs, threads=1, map_weights=False)
+    assert resident_bytes(fbs) == 0
     session = runtime.Session(fbs, threads=1)
     x, index = make_input(np.random.default_rng(1), live=20, channels=CHANNELS)
     first = session.run([x, index])
     assert resident_bytes(fbs) < WEIGHT_BYTES // 8
+    for y, expected in zip(first, loaded.run([x, index]), strict=True):
+        np.testing.assert_array_equal(y, expected)
     for isa in reference.isa_names():  # from the pages that were dropped
         np.testing.assert_array_equal(runtime.Session(fbs, threads=1, isa=isa).run([x, index])[1], first[1])
     assert resident_bytes(fbs) < WEIGHT_BYTES // 8 * (1 + len(reference.isa_names()))
