@@ -25,8 +25,8 @@ _MOST_LENGTH_BYTES = 5  # of a message's length, as varint
 def write_aligned(model: ModelProto, path: Path, *, limit_bytes: int) -> None:
     """Writes a model in which every large weight begins at a multiple of 64 bytes; equal models, equal bytes.
 
-    It is the same model to every reader, but for spaces at the end of those tensors' doc_strings: they fill the gaps.
-    Initializers come last in the graph, and each one's bytes last in it; the order of fields has no meaning.
+    It is the same model to every reader: gaps are filled by a doc_string of spaces before a tensor's bytes, and where a
+    field comes twice, the last one counts, here the doc_string behind the bytes. The order of fields has no meaning.
 
     Where the gaps would make the file larger than the limit, it has none.
 
@@ -51,34 +51,36 @@ def write_aligned(model: ModelProto, path: Path, *, limit_bytes: int) -> None:
 
 
 def _parts(tensor: TensorProto) -> tuple[bytes, bytes, bytes]:
-    """Returns a tensor in three parts: all that stands before its description, the description, the bytes."""
+    """Returns a tensor in three parts: what stands before its bytes, if these are many, the bytes, its doc_string."""
     if len(tensor.raw_data) < LEAST_BYTES:
         return tensor.SerializeToString(deterministic=True), b"", b""
     head = _without(tensor, "raw_data")
     head.ClearField("doc_string")
-    return head.SerializeToString(deterministic=True), tensor.doc_string.encode(), tensor.raw_data
+    return head.SerializeToString(deterministic=True), tensor.raw_data, tensor.doc_string.encode()
 
 
 def _placed(tensors: list[tuple[bytes, bytes, bytes]], position: int) -> Iterator[bytes]:
     """Yields the graph's fields from `position` of the file on."""
-    for head, description, data in tensors:
+    for head, data, description in tensors:
         if not data:
             pieces = [bytes_field(_INITIALIZER, head)]
         else:
-            pieces = [next(_prefixes(head, description, len(data), position)), data]
+            tail = bytes_field(_DOC_STRING, description)
+            pieces = [_aligned(head, len(data), len(tail), position), data, tail]
         yield from pieces
         position += sum(map(len, pieces))
 
 
-def _prefixes(head: bytes, description: bytes, size: int, position: int) -> Iterator[bytes]:
-    """Yields what may stand before a tensor's bytes so that these begin aligned, the shortest first."""
+def _aligned(head: bytes, size: int, tail: int, position: int) -> bytes:
+    """Returns what stands before `size` bytes of a tensor, and `tail` behind, so that they begin aligned."""
     data = varint(_RAW_DATA << 3 | _BYTES) + varint(size)
-    for spaces in range(2 * ALIGNMENT + 2):
-        text = description + b" " * spaces
-        inner = head + (bytes_field(_DOC_STRING, text) if text else b"") + data
-        prefix = varint(_INITIALIZER << 3 | _BYTES) + varint(len(inner) + size) + inner
+    filler = b""
+    while True:  # one more byte at a time; two where that lengthens a length, so a second turn may be needed
+        inner = head + bytes_field(_DOC_STRING, filler) + data
+        prefix = varint(_INITIALIZER << 3 | _BYTES) + varint(len(inner) + size + tail) + inner
         if (position + len(prefix)) % ALIGNMENT == 0:
-            yield prefix
+            return prefix
+        filler += b" "
 
 
 def _without(message: _Message, name: str) -> _Message:

@@ -43,10 +43,9 @@ def test_every_reader_finds_the_same_model(tmp_path, description):
     onnx.checker.check_model(path, full_check=True)
     read = onnx.load(path)
     for tensor, original in zip(read.graph.initializer, model.graph.initializer, strict=True):
-        assert tensor.doc_string.rstrip(" ") == original.doc_string
-        tensor.doc_string = original.doc_string
-        if not original.doc_string:
-            tensor.ClearField("doc_string")
+        assert tensor.doc_string == original.doc_string
+        if not original.HasField("doc_string"):
+            tensor.ClearField("doc_string")  # empty is not the same as absent to ==
     assert read == model
     assert len(places(path)) == 3
 
@@ -58,7 +57,7 @@ def test_large_weights_are_aligned_whatever_stands_before_them(tmp_path):
         model = model_of(sizes, padding=padding)
         save_model(model, path)
         assert [place % ALIGNMENT for place in places(path)] == [0, 0, 0]
-        assert path.stat().st_size <= model.ByteSize() + len(sizes) * (ALIGNMENT + 6)
+        assert path.stat().st_size <= model.ByteSize() + len(sizes) * (ALIGNMENT + 10)
 
 
 def test_around_a_length_of_one_digit_more_the_file_is_right(tmp_path):
@@ -82,5 +81,5 @@ def test_gaps_never_make_a_file_too_large(tmp_path):
     model = model_of([LEAST_BYTES + 3, LEAST_BYTES])
     save_model(model, path, limit_bytes=model.ByteSize())
     assert path.read_bytes() == model.SerializeToString(deterministic=True)
-    save_model(model, path, limit_bytes=model.ByteSize() + 2 * ALIGNMENT + 12)
+    save_model(model, path, limit_bytes=model.ByteSize() + 2 * ALIGNMENT + 20)
     assert [place % ALIGNMENT for place in places(path)] == [0, 0]
