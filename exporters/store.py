@@ -27,7 +27,9 @@ def is_external(model: ModelProto, limit_bytes: int = SIZE_LIMIT_BYTES) -> bool:
 def save_model(model: ModelProto, path: Path, *, limit_bytes: int = SIZE_LIMIT_BYTES) -> None:
     """Writes the model, its larger tensors beside it where it is larger than the limit; equal models, equal bytes."""
     if not is_external(model, limit_bytes):
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        from exporters.aligned import write_aligned  # brings onnxruntime with it, which reading a file does not need
+
+        write_aligned(model, path, limit_bytes=limit_bytes)
         return
     copy = ModelProto()
     copy.CopyFrom(model)

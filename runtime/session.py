@@ -1,6 +1,5 @@
 """One model, ready to run: on the native kernels where it has layers for them and the library is built."""
 
-import mmap
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from runtime.errors import LibraryNotFoundError, SessionError
 from runtime.isas import choose_isa
 from runtime.library import isas, library_path
+from runtime.model_file import ModelFile, read_model
 
 __all__ = ["Session"]
 
@@ -46,8 +46,13 @@ class Session:
         stock: bool = False,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         profile_prefix: str | None = None,
+        map_weights: bool = True,
     ) -> None:
         """Loads a model.
+
+        Weights that lie aligned in the file, as `compress export` writes them, are not loaded but mapped: a page of
+        them comes into memory when it is first read. So the file must not be written to while the session lives, only
+        replaced by another (`mv`, not `cp`).
 
         Args:
             path: An ONNX file.
@@ -57,6 +62,7 @@ class Session:
             providers: ONNX Runtime's execution providers, the preferred one first.
             profile_prefix: Start of the name of the file that ONNX Runtime writes each node's times to; None writes
                 none. `onnx_session.end_profiling()` finishes it and returns its name.
+            map_weights: False loads all of the file into memory.
 
         Raises:
             SessionError: The file is missing or not a model, or it needs the native library.
@@ -72,7 +78,8 @@ class Session:
         self.warnings: tuple[str, ...] = ()
         self.isa: str | None = None
         self._stock = stock
-        self._has_native_nodes = _has_native_nodes(self.path)
+        model = _read(self.path)
+        self._has_native_nodes = model is not None and any(word in model.content for word in _NATIVE_NODES)
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -80,7 +87,8 @@ class Session:
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix
-        if _is_weight_only(self.path):
+        if model is not None and _DEQUANTIZE in model.content and _QUANTIZE not in model.content:
+            # Weights are dequantised, activations are not quantised.
             # Else ONNX Runtime keeps each DequantizeLinear for a Q/DQ fusion that such a file has no use for, and works
             # its weights out again at every run.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -101,7 +109,11 @@ class Session:
                 f"{self.path}: the native library is not built, so FBS and sparse layers run on their function bodies, "
                 "which is slower; build it with `pip install .`",
             )
-        self.onnx_session = self._load(options, providers)
+        source: str | bytes = str(self.path)
+        if map_weights and model is not None and model.is_mappable and tuple(providers) == ("CPUExecutionProvider",):
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
+            source = model.content
+        self.onnx_session = self._load(source, options, providers)
         self._input_names = [one.name for one in self.onnx_session.get_inputs()]
 
     def run(self, inputs: Sequence[NDArray[Any]] | Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -136,30 +148,20 @@ class Session:
             how = "stock ONNX Runtime, FBS and sparse layers on their function bodies: the native library is not built"
         return f"{self.path}: {how}"
 
-    def _load(self, options: onnxruntime.SessionOptions, providers: Sequence[str]) -> onnxruntime.InferenceSession:
+    def _load(
+        self, source: str | bytes, options: onnxruntime.SessionOptions, providers: Sequence[str]
+    ) -> onnxruntime.InferenceSession:
         try:
-            return onnxruntime.InferenceSession(str(self.path), options, providers=list(providers))
+            return onnxruntime.InferenceSession(source, options, providers=list(providers))
         except Exception as error:  # as in run()
             raise SessionError(f"{self.path}: {error}") from error
 
 
-def _has_native_nodes(path: Path) -> bool:
-    return any(_contains(path, _NATIVE_NODES))
-
-
-def _is_weight_only(path: Path) -> bool:
-    """Whether weights are dequantised and activations are not quantised."""
-    quantizes, dequantizes = _contains(path, (_QUANTIZE, _DEQUANTIZE))
-    return dequantizes and not quantizes
-
-
-def _contains(path: Path, words: Sequence[bytes]) -> list[bool]:
+def _read(path: Path) -> ModelFile | None:
     try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                raise SessionError(f"{path} is empty; give an ONNX file")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return [content.find(word) >= 0 for word in words]
+        if path.stat().st_size == 0:
+            raise SessionError(f"{path} is empty; give an ONNX file")
+        return read_model(path)
     except OSError as error:
         raise SessionError(
             f"{path} cannot be read: {error.strerror or error}; give the path of an ONNX file"

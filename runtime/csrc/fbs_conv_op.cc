@@ -5,6 +5,7 @@
 
 #include "fbs_attributes.h"
 #include "fbs_conv.h"
+#include "file_pages.h"
 #include "op.h"
 #include "session_threads.h"
 #include "ways.h"
@@ -35,6 +36,8 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
     require(check_layer(spec));
     const Setting& setting = static_cast<const Op*>(op)->setting;
     auto layer = std::make_unique<const FbsConv>(spec, setting.kernels, setting.way);
+    drop_file_pages(spec.weight);
+    drop_file_pages(spec.saliency_weight);
     const std::atomic<Way>* const way = &layer->way();
     *kernel = new FbsConvKernel{api,
                                 setting.threads,

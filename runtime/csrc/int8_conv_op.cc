@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "fbs_attributes.h"
+#include "file_pages.h"
 #include "int8_attributes.h"
 #include "int8_conv.h"
 #include "op.h"
@@ -41,6 +42,8 @@ OrtStatus* create_fbs_conv_int8(const ort::CustomOp* op, const void* table, cons
     const Setting& setting = static_cast<const Op*>(op)->setting;
     const bool has_post_shift = spec.layer.post_shift.has_value();
     auto layer = std::make_unique<const FbsConvInt8>(spec, setting.kernels);
+    drop_file_pages(spec.weight);
+    drop_file_pages(spec.layer.saliency_weight);
     const std::atomic<Way>* const way = &layer->way();
     *kernel =
         new Int8Kernel{api, setting.threads, has_post_shift, std::move(layer), {node_name(api, info), way}};

@@ -34,6 +34,9 @@ class Linear {
 
   const LinearSpec& spec() const { return spec_; }
 
+  // Whether the weights are copied, so that run() does not read those of the caller.
+  bool has_copy() const { return weight_.bytes() > 0; }
+
   // y [N, K] from inputs that have passed check_linear_input; `weight` is W as it lies in the caller's
   // memory. Safe to call from several threads at a time. Throws std::bad_alloc.
   void run(const Tensor<float>& x, const Tensor<int64_t>& index, const float* weight, float* y,

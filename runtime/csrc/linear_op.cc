@@ -2,7 +2,9 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <utility>
 
+#include "file_pages.h"
 #include "linear.h"
 #include "op.h"
 #include "session_threads.h"
@@ -35,8 +37,9 @@ OrtStatus* create_linear(const ort::CustomOp* op, const void* table, const OrtKe
     spec.shift = shift.dims;
     require(check_linear(spec));
     const Setting& setting = static_cast<const Op*>(op)->setting;
-    *kernel = new LinearKernel{
-        api, setting.threads, std::make_unique<const Linear>(spec, weight.data, shift.data, setting.kernels)};
+    auto layer = std::make_unique<const Linear>(spec, weight.data, shift.data, setting.kernels);
+    if (layer->has_copy()) drop_file_pages(weight);
+    *kernel = new LinearKernel{api, setting.threads, std::move(layer)};
   });
 }
 

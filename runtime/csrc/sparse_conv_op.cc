@@ -2,6 +2,7 @@
 #include <memory>
 #include <optional>
 
+#include "file_pages.h"
 #include "op.h"
 #include "session_threads.h"
 #include "shape_inference.h"
@@ -41,6 +42,7 @@ OrtStatus* create_sparse_conv(const ort::CustomOp* op, const void* table, const 
     const Setting& setting = static_cast<const Op*>(op)->setting;
     *kernel =
         new SparseConvKernel{api, setting.threads, std::make_unique<const SparseConv>(spec, setting.kernels)};
+    drop_file_pages(spec.weight);
   });
 }
 

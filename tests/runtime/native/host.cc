@@ -4,6 +4,8 @@
 // beyond it is seen. Prints one line and exits with 0 when all is well.
 //   compress_host [random cases] [seed]
 //   compress_host threads    only what several threads do at a time
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -17,6 +19,7 @@
 #include <vector>
 
 #include "fbs_conv.h"
+#include "file_pages.h"
 #include "host_parts.h"
 #include "isa.h"
 #include "layer.h"
@@ -29,6 +32,7 @@
 namespace {
 
 using compress::Dims;
+using compress::drop_file_pages;
 using compress::FbsConv;
 using compress::Isa;
 using compress::LayerSpec;
@@ -566,6 +570,33 @@ std::string isa_names() {
   return names;
 }
 
+// Whatever memory it is, and whoever has written to it: its bytes stay.
+void check_file_pages(Random& random) {
+  constexpr size_t kBytes = size_t{1} << 18;
+  std::FILE* const file = std::tmpfile();
+  expect(file != nullptr, "no temporary file");
+  std::vector<unsigned char> right(kBytes);
+  for (unsigned char& byte : right) byte = static_cast<unsigned char>(random.integer(0, 255));
+  expect(std::fwrite(right.data(), 1, kBytes, file) == kBytes && std::fflush(file) == 0,
+         "the file is not written");
+  void* const mapped = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fileno(file), 0);
+  expect(mapped != MAP_FAILED, "the file is not mapped");
+  std::vector<unsigned char> heap = right;
+  auto* const pages = static_cast<unsigned char*>(mapped);
+  for (int turn = 0; turn < 20; ++turn) {
+    const auto changed = static_cast<size_t>(random.integer(0, kBytes - 1));  // makes its page one of our own
+    right[changed] = heap[changed] = pages[changed] = static_cast<unsigned char>(random.integer(0, 255));
+    const auto begin = static_cast<size_t>(random.integer(0, kBytes));
+    const auto end = static_cast<size_t>(random.integer(static_cast<int64_t>(begin), kBytes));
+    for (const unsigned char* memory : {heap.data(), pages}) {
+      drop_file_pages(memory + begin, end - begin);
+      expect(std::equal(right.begin(), right.end(), memory), "dropping pages of a file changed bytes");
+    }
+  }
+  munmap(mapped, kBytes);
+  std::fclose(file);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -582,6 +613,7 @@ int main(int argc, char** argv) {
     run_case(shaped_case(shapes[i], random), "shape " + std::to_string(i));
   }
   run_in_turn(random);
+  check_file_pages(random);
   for (const Shape& shape : kConcurrent) run_concurrently(shape, random);
   for (int i = 0; i < cases; ++i) {
     const std::string number = "case " + std::to_string(i);
