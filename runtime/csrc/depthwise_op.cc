@@ -1,8 +1,10 @@
 // DepthwiseConv as ONNX Runtime sees it.
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "depthwise.h"
+#include "file_pages.h"
 #include "op.h"
 #include "session_threads.h"
 #include "shape_inference.h"
@@ -32,8 +34,9 @@ OrtStatus* create_depthwise(const ort::CustomOp* op, const void* table, const Or
     spec.shift = constant(api, info, 3, "B");
     require(check_depthwise(spec));
     const Setting& setting = static_cast<const Op*>(op)->setting;
-    *kernel = new DepthwiseKernel{api, setting.threads,
-                                  std::make_unique<const DepthwiseConv>(spec, setting.kernels)};
+    auto layer = std::make_unique<const DepthwiseConv>(spec, setting.kernels);
+    drop_file_pages(spec.weight);
+    *kernel = new DepthwiseKernel{api, setting.threads, std::move(layer)};
   });
 }
 

@@ -25,6 +25,9 @@ LAYERS = {
     "FBSConvInt8": lambda rng: reference.int8_model(
         *reference.make_int8_layer(rng, channels=CHANNELS, outputs=OUTPUTS, winners=40)
     ),
+    "DepthwiseConv": lambda rng: reference.depthwise_model(
+        rng.normal(size=(16 * OUTPUTS, 1, 3, 3)).astype(np.float32), np.zeros(16 * OUTPUTS, np.float32)
+    ),
     "SparseConv": lambda rng: sparse_model(make_sparse(rng, channels=CHANNELS, outputs=OUTPUTS)),
     # Rows of 100 are no whole vectors, so they are copied.
     "Linear": lambda rng: reference.linear_model(
