@@ -43,13 +43,14 @@ CALIBRATION_IMAGES = 8
 SLOWEST = 10  # nodes shown of a profile
 
 
-def exported(folder, network, density):
-    """Path of the network's file; `density` None is the dense one."""
+def exported(folder, network, density, batch=1):
+    """Path of the network's file for that many images a run; `density` None is the dense one."""
     kind = "dense" if density is None else f"fbs{round(100 * density)}"
+    kind += f".batch{batch}" if batch > 1 else ""
     path = folder / f"{network.rpartition(':')[2]}.{kind}.onnx"
     if not path.exists():
         method = None if density is None else "fbs"
-        export_network(network, output=path, method=method, density=density, untrained=True)
+        export_network(network, output=path, method=method, density=density, batch=batch, untrained=True)
     return path
 
 
@@ -134,7 +135,7 @@ def main():
         print(header + "  memory MB" + "             int8 ms" * options.int8)
         (nothing,) = benchmark([empty(folder)], runs=3, rounds=1, min_time_s=0.0)
         for network in options.networks.split(","):
-            files = [exported(folder, network, density) for density in (None, options.density)]
+            files = [exported(folder, network, density, options.batch) for density in (None, options.density)]
             files += [exported_int8(folder, network)] if options.int8 else []
             threads = [int(number) for number in options.threads.split(",")]
             if options.pin:
