@@ -344,7 +344,7 @@ def _layer(variant: FBSVariant, *, x: str, winners: str, y: str) -> list[str]:
 
 def _saliency(variant: FBSVariant, x: str) -> list[str]:
     """S (N, K) from the mean absolute value of the live channels."""
-    weights, mean, shift = "A" if variant.dense_input else "live_rows", "mean", "R"
+    weights, shift = "A" if variant.dense_input else "live_rows", "R"
     lines = [] if variant.dense_input else ["live_rows = Gather<axis=0>(A, i)"]
     if variant.left_out:
         # Every channel counts with |E|: in `shift`; those that exist with what they have more.
@@ -356,7 +356,7 @@ def _saliency(variant: FBSVariant, x: str) -> list[str]:
         shift = "whole_shift"
     else:
         lines += [f"size = Abs({x})", "mean = ReduceMean<keepdims=0>(size, plane_axes)"]
-    lines += [f"raw = Gemm({mean}, {weights}, {shift})"]
+    lines += [f"raw = Gemm(mean, {weights}, {shift})"]
     if not variant.normalize:
         return [*lines, "s = LeakyRelu<alpha: float = @saliency_slope>(raw)"]
     return [

@@ -28,7 +28,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from exporters import opset
 from exporters.load import load_onnx
 from exporters.metadata import read_metadata
-from exporters.nodes import attributes_of
+from exporters.nodes import attributes_of, is_op
 from exporters.store import skeleton
 
 __all__ = ["NodeReport", "OnnxReport", "inspect_model", "inspect_onnx"]
@@ -96,7 +96,7 @@ def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
     stored = _stored_weights(model, weights)
     densities = _spelled_out_densities(model, weights, shapes)
     steps = {name for names in stored.values() for name in names[1:]}
-    steps.update(node.input[3] for node in model.graph.node if node.op_type == opset.FBS_CONV_INT8.name)
+    steps.update(node.input[3] for node in model.graph.node if is_op(node, opset.FBS_CONV_INT8))
     steps.update(_product_scales(model))
     counted: set[str] = set()
     nodes = []
@@ -205,12 +205,12 @@ def _report(
         opset.SPARSE_CONV.name: _sparse_conv,
     }.get(node.op_type)
     macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
-    is_fbs = node.op_type in (opset.FBS_CONV.name, opset.FBS_CONV_INT8.name)
+    is_fbs = is_op(node, opset.FBS_CONV, opset.FBS_CONV_INT8)
     methods = ["fbs"] if density is not None or is_fbs else []
     methods += sorted({_STORED[tensor.data_type] for tensor in through if tensor.data_type in _STORED})
     if is_fbs and inputs[2]:
         density = attributes["winners"] / (inputs[2][0] or 1)
-    if node.op_type == opset.SPARSE_CONV.name:
+    if is_op(node, opset.SPARSE_CONV):
         methods.insert(0, "sparse")
         if len(inputs[1]) > 1:
             density = (inputs[1][1] or 0) / math.prod((attributes["in_channels"], *attributes["kernel_shape"]))

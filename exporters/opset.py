@@ -156,7 +156,7 @@ FBS_CONV_INT8 = Op(
         FBS_CONV.inputs[1],
         Tensor("W", "int8", ("K", "C", "kh", "kw"), "kernels, at most 65793 numbers each", constant=True),
         Tensor("S", "float", ("K",), "step of each output's W, positive", constant=True),
-        *FBS_CONV.inputs[3:-1],
+        *FBS_CONV.inputs[3:-1],  # but E
     ),
     outputs=(Tensor("Y", "uint8", ("N", "H'", "W'", "k"), FBS_CONV.outputs[0].meaning), FBS_CONV.outputs[1]),
     attributes=(

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from exporters import opset
-from exporters.bodies import FBSVariant, fbs_conv_body, linear_body, unpack_add_body, unpack_body
+from exporters.bodies import (
+    FBSVariant,
+    depthwise_conv_body,
+    fbs_conv_body,
+    linear_body,
+    unpack_add_body,
+    unpack_body,
+)
 
 PLAIN = FBSVariant(
     one_sample=True,
@@ -12,12 +19,13 @@ PLAIN = FBSVariant(
     post_shift=True,
     activation="relu",
     nonnegative=True,
+    left_out=True,
 )
 
 
 @pytest.mark.parametrize(
     "function",
-    [fbs_conv_body(PLAIN), unpack_body(), unpack_add_body("bounded"), linear_body("relu")],
+    [fbs_conv_body(PLAIN), unpack_body(), unpack_add_body("bounded"), linear_body("relu"), depthwise_conv_body("clip")],
     ids=lambda function: function.name,
 )
 def test_functions_have_the_names_of_the_table(function):
