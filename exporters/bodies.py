@@ -29,6 +29,7 @@ __all__ = [
     "fbs_conv_int8_body",
     "function_of",
     "linear_body",
+    "to_nhwc_body",
     "unpack_add_body",
     "unpack_add_int8_body",
     "unpack_body",
@@ -171,6 +172,11 @@ def depthwise_conv_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> 
     ]
     names = [tensor.name for tensor in opset.DEPTHWISE_CONV.inputs]
     return function_of(opset.DEPTHWISE_CONV, activation, names, lines, onnx_opset)
+
+
+def to_nhwc_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the ToNHWC function: a Transpose."""
+    return function_of(opset.TO_NHWC, "", ["X"], ["Y = Transpose<perm=[0, 2, 3, 1]>(X)"], onnx_opset)
 
 
 def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -435,11 +441,11 @@ def _epilogue(variant: FBSVariant, winners: str, y: str) -> list[str]:
 def function_of(op: opset.Op, overload: str, inputs: list[str], lines: list[str], onnx_opset: int) -> FunctionProto:
     """Returns an op's local function, its body written as ONNX text, one statement after the other."""
     header = f'domain: "{opset.DOMAIN}"' + (f', overload: "{overload}"' if overload else "")
-    attributes = ", ".join(attribute.name for attribute in op.attributes)
+    attributes = f"<{', '.join(attribute.name for attribute in op.attributes)}> " if op.attributes else ""
     outputs = ", ".join(tensor.name for tensor in op.outputs)
     body = "\n".join(lines)
     text = (
         f'<{header}, opset_import: ["": {onnx_opset}]>\n'
-        f"{op.name} <{attributes}> ({', '.join(inputs)}) => ({outputs}) {{\n{body}\n}}"
+        f"{op.name} {attributes}({', '.join(inputs)}) => ({outputs}) {{\n{body}\n}}"
     )
     return parser.parse_function(text)

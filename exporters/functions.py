@@ -12,7 +12,11 @@ from exporters.sparse_body import sparse_activation, sparse_conv_body
 __all__ = ["attach_functions"]
 
 # Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a clamp, a variant of FBSConv.
-_PLAIN = {opset.UNPACK.name: bodies.unpack_body, opset.UNPACK_INT8.name: bodies.unpack_int8_body}
+_PLAIN = {
+    opset.TO_NHWC.name: bodies.to_nhwc_body,
+    opset.UNPACK.name: bodies.unpack_body,
+    opset.UNPACK_INT8.name: bodies.unpack_int8_body,
+}
 _BOUNDED = {
     opset.UNPACK_ADD.name: bodies.unpack_add_body,
     opset.UNPACK_ADD_INT8.name: bodies.unpack_add_int8_body,

@@ -26,6 +26,7 @@ __all__ = [
     "SPARSE_CONV",
     "TORCH_DOMAIN",
     "TORCH_FBS_CONV",
+    "TO_NHWC",
     "UNPACK",
     "UNPACK_ADD",
     "UNPACK_ADD_INT8",
@@ -203,6 +204,14 @@ DEPTHWISE_CONV = Op(
     ),
 )
 
+TO_NHWC = Op(
+    name="ToNHWC",
+    summary="Lays planes out channels last: Y[n,h,w,c] = X[n,c,h,w].",
+    inputs=(Tensor("X", "float", ("N", "C", "H", "W"), "dense planes"),),
+    outputs=(Tensor("Y", "float", ("N", "H", "W", "C"), "dense, channels last"),),
+    attributes=(),
+)
+
 UNPACK_ADD = Op(
     name="UnpackAdd",
     summary="A residual sum with its activation: Y = max(Z + Unpack(X, I), lower).",
@@ -293,7 +302,7 @@ LINEAR = Op(
 OPS = {
     op.name: op
     for op in (
-        *(FBS_CONV, FBS_CONV_INT8, DEPTHWISE_CONV, SPARSE_CONV),
+        *(FBS_CONV, FBS_CONV_INT8, DEPTHWISE_CONV, SPARSE_CONV, TO_NHWC),
         *(UNPACK, UNPACK_ADD, UNPACK_INT8, UNPACK_ADD_INT8, LINEAR),
     )
 }

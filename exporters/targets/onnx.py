@@ -12,6 +12,7 @@ from exporters.passes.fuse_activation import fuse_activation
 from exporters.passes.fuse_linear import fuse_linear
 from exporters.passes.fuse_residual import fuse_residual
 from exporters.passes.keep_depthwise_packed import keep_depthwise_packed
+from exporters.passes.lay_out_input import lay_out_input
 from exporters.passes.lower_fbs_conv import lower_fbs_conv
 from exporters.passes.lower_sparse_conv import LowerSparseConv
 from exporters.passes.name_tensors import name_tensors
@@ -65,6 +66,7 @@ class Onnx:
             fuse_activation,
             fuse_residual,
             *(() if whole_weights else (fuse_linear,)),
+            *(() if int8 else (lay_out_input,)),
             fold_constants,
             name_tensors,
         )

@@ -9,6 +9,13 @@ from exporters import opset
 from exporters.functions import attach_functions
 
 
+FBS = (
+    "winners=2, strides=[1,1], pads=[0,0,0,0], dilations=[1,1], lower=0.0, upper=6.0, saliency_slope=0.0, normalize=0,"
+    " winner_block=1"
+)
+"""Attributes of a 1x1 layer, as ONNX text."""
+
+
 def fbs_conv(x, indices, weight, shift, saliency_weight, saliency_bias, post_shift=None, **attributes):
     """Dense definition: unpack, convolve all, keep the winners; packed NHWC and indices in and out."""
     samples = len(x)

@@ -7,6 +7,7 @@ from exporters.bodies import (
     depthwise_conv_body,
     fbs_conv_body,
     linear_body,
+    to_nhwc_body,
     unpack_add_body,
     unpack_body,
 )
@@ -25,7 +26,14 @@ PLAIN = FBSVariant(
 
 @pytest.mark.parametrize(
     "function",
-    [fbs_conv_body(PLAIN), unpack_body(), unpack_add_body("bounded"), linear_body("relu"), depthwise_conv_body("clip")],
+    [
+        fbs_conv_body(PLAIN),
+        unpack_body(),
+        unpack_add_body("bounded"),
+        linear_body("relu"),
+        depthwise_conv_body("clip"),
+        to_nhwc_body(),
+    ],
     ids=lambda function: function.name,
 )
 def test_functions_have_the_names_of_the_table(function):

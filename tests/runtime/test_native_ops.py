@@ -2,8 +2,12 @@
 
 import native_reference as reference
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from native_reference import FLOAT_MAX, make_input, make_layer
+
+from exporters.functions import attach_functions
 
 # float32 sums in another order, against float64: measured below 2e-6 of the largest output.
 TOLERANCE = 2e-5
@@ -214,6 +218,27 @@ def test_unpack(isa, channels):
             x, index = make_input(rng, live=live, channels=channels, batch=batch, rows=rows, size=(3, 4))
             (y,) = session.run(None, {"X": x, "I": index})
             np.testing.assert_array_equal(y, reference.unpack(x, index, channels))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_to_nhwc(channels, threads):
+    rng = np.random.default_rng(channels)
+    session = reference.open_session(reference.to_nhwc_model(), "", threads)
+    for batch, size in [(1, (1, 1)), (2, (63, 65)), (1, (150, 151)), (0, (3, 3)), (1, (0, 4))]:
+        x = rng.normal(size=(batch, channels, *size)).astype(np.float32)
+        np.testing.assert_array_equal(session.run(None, {"X": x})[0], x.transpose(0, 2, 3, 1))
+
+
+def test_to_nhwc_equals_its_body_and_knows_its_shape():
+    bare = reference.to_nhwc_model(("N", 3, 8, "W"))
+    complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 5)).astype(np.float32)
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(stock.run(None, {"X": x})[0], x.transpose(0, 2, 3, 1))
+    assert reference.open_session(bare).get_outputs()[0].shape == ["N", 8, "W", 3]
+    with pytest.raises(Exception, match=r"ToNHWC: X has shape \[3, 4\]; it must be \[N, C, H, W\]"):
+        reference.open_session(reference.to_nhwc_model((None, None))).run(None, {"X": np.zeros((3, 4), np.float32)})
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -1,13 +1,10 @@
 import numpy as np
 import pytest
+from fbs_reference import FBS
 
 from exporters import opset
 from exporters.passes.keep_depthwise_packed import keep_depthwise_packed
 
-FBS = (
-    "winners=2, strides=[1,1], pads=[0,0,0,0], dilations=[1,1], lower=0.0, upper=6.0, saliency_slope=0.0, normalize=0,"
-    " winner_block=1"
-)
 CONV = "Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=7>"
 VALUES = "float[2,4,6,7] u, float[2,7,4,6] t, float[2,7,4,6] c, float[2,7,4,6] a, float[2,4,6,7] z, int64[2,2] j"
 

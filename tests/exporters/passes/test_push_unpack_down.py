@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from fbs_reference import FBS
 
 from exporters.passes.push_transpose_down import push_transpose_down
 from exporters.passes.push_unpack_down import push_unpack_down
@@ -65,12 +66,6 @@ def test_each_reader_is_served_on_its_own(rewritten):
     push_unpack_down(case.graph)
     assert case.ops() == ["Add", "Relu", "Sigmoid", "Unpack", "Unpack"]
     case.assert_same_numbers()
-
-
-FBS = (
-    "winners=2, strides=[1,1], pads=[0,0,0,0], dilations=[1,1], lower=0.0, upper=6.0, saliency_slope=0.0, normalize=0,"
-    " winner_block=1"
-)
 
 
 def fbs_constants(**more):

@@ -227,6 +227,12 @@ def unpack_add_model(channels, lower=-FLOAT_MAX):
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
 
 
+def to_nhwc_model(shape=("N", "C", "H", "W")):
+    node = helper.make_node("ToNHWC", ["X"], ["Y"], domain="compress")
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, shape)]
+    return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
+
+
 def linear_model(weight, bias, channels, lower=-FLOAT_MAX):
     node = helper.make_node("Linear", ["X", "I", "W", "B"], ["Y"], domain="compress", channels=channels, lower=lower)
     inputs = [
