@@ -8,7 +8,6 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from exporters import opset
 from exporters.functions import attach_functions
 
-
 FBS = (
     "winners=2, strides=[1,1], pads=[0,0,0,0], dilations=[1,1], lower=0.0, upper=6.0, saliency_slope=0.0, normalize=0,"
     " winner_block=1"
