@@ -146,6 +146,13 @@ FBS_CONV = Op(
     ),
 )
 
+_WINDOW = tuple(
+    attribute
+    for attribute in FBS_CONV.attributes
+    if attribute.name in ("strides", "pads", "dilations", "lower", "upper")
+)
+"""What all our convolutions have alike."""
+
 FBS_CONV_INT8 = Op(
     name="FBSConvInt8",
     summary=(
@@ -194,14 +201,7 @@ DEPTHWISE_CONV = Op(
         Tensor("B", "float", ("C",), "bias", constant=True),
     ),
     outputs=(Tensor("Y", "float", ("N", "H'", "W'", "Cx"), "packed, channels last, in the places I says"),),
-    attributes=(
-        *(
-            attribute
-            for attribute in FBS_CONV.attributes
-            if attribute.name in ("strides", "pads", "dilations", "lower", "upper")
-        ),
-        *UNPACK.attributes,
-    ),
+    attributes=(*_WINDOW, *UNPACK.attributes),
 )
 
 TO_NHWC = Op(
@@ -278,8 +278,7 @@ SPARSE_CONV = Op(
     attributes=(
         Attribute("kernel_shape", "ints", "kh, kw"),
         Attribute("in_channels", "int", "C"),
-        *(attribute for attribute in FBS_CONV.attributes if attribute.name in ("strides", "pads", "dilations")),
-        *(attribute for attribute in FBS_CONV.attributes if attribute.name in ("lower", "upper")),
+        *_WINDOW,
     ),
 )
 

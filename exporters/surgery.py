@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from exporters import opset
+
 __all__ = [
     "NCHW_TO_NHWC",
     "NHWC_TO_NCHW",
@@ -13,8 +15,10 @@ __all__ = [
     "add_transpose",
     "constant_value",
     "fresh_name",
+    "is_op",
     "is_transpose",
     "keeps_zero_planes",
+    "maker",
     "only_consumer",
     "permuted",
     "transposed",
@@ -53,6 +57,16 @@ def add_node(
     )
     graph.nodes.append(node)
     return node
+
+
+def is_op(node: gs.Node, op: opset.Op) -> bool:
+    """True for a node of this op of domain `compress`."""
+    return bool(node.domain == opset.DOMAIN and node.op == op.name)
+
+
+def maker(node: gs.Node) -> gs.Node | None:
+    """The node that makes a node's first input; None for constants and inputs of the graph."""
+    return node.inputs[0].inputs[0] if node.inputs and node.inputs[0].inputs else None
 
 
 def is_transpose(node: gs.Node, perm: Sequence[int]) -> bool:

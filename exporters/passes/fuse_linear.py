@@ -17,7 +17,9 @@ from exporters.surgery import (
     add_transpose,
     constant_value,
     fresh_name,
+    is_op,
     is_transpose,
+    maker,
     only_consumer,
     transposed,
 )
@@ -63,25 +65,20 @@ def _source(gemm: gs.Node) -> _Source | None:
         return None
     if gemm.attrs.get("alpha", 1.0) != 1.0 or gemm.attrs.get("beta", 1.0) != 1.0:
         return None
-    flat = _maker(gemm)
+    flat = maker(gemm)
     if flat is None or flat.domain or flat.op not in ("Flatten", "Reshape"):
         return None
     pools: list[gs.Node] = []
-    node = _maker(flat)
+    node = maker(flat)
     while node is not None and not node.domain and node.op in _POOLS and len(node.outputs) == 1:
         pools.append(node)
-        node = _maker(node)
+        node = maker(node)
     if node is None or not is_transpose(node, NHWC_TO_NCHW):
         return None
-    unpack = _maker(node)
-    if unpack is None or unpack.domain != opset.DOMAIN or unpack.op != opset.UNPACK.name:
+    unpack = maker(node)
+    if unpack is None or not is_op(unpack, opset.UNPACK):
         return None
     return _Source(unpack, tuple(pools), flat.inputs[0])
-
-
-def _maker(node: gs.Node) -> gs.Node | None:
-    """The node that makes a node's first input."""
-    return node.inputs[0].inputs[0] if node.inputs and node.inputs[0].inputs else None
 
 
 def _constants(gemm: gs.Node, source: _Source) -> tuple[gs.Constant, gs.Constant] | None:

@@ -6,7 +6,7 @@ Relu(z + Unpack(x, i))   becomes   UnpackAdd(x, i, z, lower=0)
 import onnx_graphsurgeon as gs
 
 from exporters import opset
-from exporters.surgery import add_node, constant_value, only_consumer
+from exporters.surgery import add_node, constant_value, is_op, only_consumer
 
 __all__ = ["fuse_residual"]
 
@@ -35,9 +35,8 @@ def fuse_residual(graph: gs.Graph) -> int:
 def _is_fusible(graph: gs.Graph, dense: gs.Tensor, z: gs.Tensor) -> bool:
     if len(dense.inputs) != 1 or only_consumer(graph, dense) is None or constant_value(z) is not None:
         return False
-    maker = dense.inputs[0]
     same_shape = dense.shape is not None and z.shape is not None and list(dense.shape) == list(z.shape)
-    return bool(maker.domain == opset.DOMAIN and maker.op == opset.UNPACK.name and same_shape)
+    return is_op(dense.inputs[0], opset.UNPACK) and same_shape
 
 
 def _fuse(graph: gs.Graph, add: gs.Node, unpack: gs.Node, z: gs.Tensor) -> None:

@@ -13,14 +13,16 @@ import onnx_graphsurgeon as gs
 
 from exporters import opset
 from exporters.passes.fuse_activation import bounds_of
-from exporters.passes.push_unpack_down import is_op, takes_all
+from exporters.passes.push_unpack_down import takes_all
 from exporters.surgery import (
     NCHW_TO_NHWC,
     NHWC_TO_NCHW,
     add_node,
     constant_value,
     fresh_name,
+    is_op,
     is_transpose,
+    maker,
     only_consumer,
     permuted,
 )
@@ -69,14 +71,9 @@ def _keep(graph: gs.Graph, conv: gs.Node) -> bool:
 
 def _unpack_before(conv: gs.Node) -> gs.Node | None:
     """The Unpack whose planes, in NCHW, the convolution reads."""
-    to_nchw = _maker(conv)
-    unpack = None if to_nchw is None or not is_transpose(to_nchw, NHWC_TO_NCHW) else _maker(to_nchw)
+    to_nchw = maker(conv)
+    unpack = None if to_nchw is None or not is_transpose(to_nchw, NHWC_TO_NCHW) else maker(to_nchw)
     return unpack if unpack is not None and is_op(unpack, opset.UNPACK) else None
-
-
-def _maker(node: gs.Node) -> gs.Node | None:
-    """What makes a node's first input."""
-    return node.inputs[0].inputs[0] if node.inputs[0].inputs else None
 
 
 def _constants(conv: gs.Node) -> tuple[_Array, _Array] | None:

@@ -7,8 +7,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from exporters import opset
-from exporters.passes.push_unpack_down import is_op
-from exporters.surgery import NCHW_TO_NHWC, is_transpose
+from exporters.surgery import NCHW_TO_NHWC, is_op, is_transpose
 
 __all__ = ["lay_out_input"]
 

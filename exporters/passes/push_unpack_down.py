@@ -14,13 +14,14 @@ from exporters.surgery import (
     add_node,
     constant_value,
     fresh_name,
+    is_op,
     is_transpose,
     keeps_zero_planes,
     only_consumer,
     transposed,
 )
 
-__all__ = ["is_op", "push_unpack_down", "takes_all"]
+__all__ = ["push_unpack_down", "takes_all"]
 
 _PLANE_REDUCTIONS = frozenset(["ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2"])
 _POOLS = frozenset(["MaxPool", "AveragePool", "LpPool"])
@@ -124,11 +125,6 @@ def _follow(graph: gs.Graph, node: gs.Node, indices: gs.Tensor, channels: int | 
 
 def _with_channels(shape: list[int | str], channels: int | str, *, axis: int) -> list[int | str]:
     return [channels if position == axis else size for position, size in enumerate(shape)]
-
-
-def is_op(node: gs.Node, op: opset.Op) -> bool:
-    """True for a node of this op of domain `compress`."""
-    return bool(node.domain == opset.DOMAIN and node.op == op.name)
 
 
 def takes_all(node: gs.Node) -> bool:

@@ -13,9 +13,7 @@ constexpr int64_t kWorkPerThread = 15000;
 }  // namespace
 
 std::string check_depthwise(const DepthwiseSpec& spec) {
-  std::string error = check_list("strides", spec.strides, 2, 1);
-  if (error.empty()) error = check_list("pads", spec.pads, 4, 0);
-  if (error.empty()) error = check_list("dilations", spec.dilations, 2, 1);
+  const std::string error = check_window(spec);
   if (!error.empty()) return error;
   const Dims& w = spec.weight.dims;
   const auto within = [&](size_t i, int64_t most) { return w[i] >= 1 && w[i] <= most; };
@@ -35,7 +33,7 @@ std::string check_depthwise(const DepthwiseSpec& spec) {
 
 std::string check_depthwise_input(const DepthwiseSpec& spec, const Tensor<float>& x,
                                   const Tensor<int64_t>& index) {
-  std::string error = check_unpack(spec.channels, x.dims, index);
+  const std::string error = check_unpack(spec.channels, x.dims, index);
   if (!error.empty()) return error;
   if (x.dims[1] < 1 || x.dims[2] < 1)
     return "X has shape " + text(x.dims) + "; its planes must have 1 pixel or more";
@@ -81,14 +79,8 @@ void DepthwiseConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, fl
   const int32_t vectors = (live + lanes - 1) / lanes;
   const int32_t pitch = vectors * lanes;
   const int64_t row_floats = int64_t{taps_ + 2} * pitch;
-  float* rows;
-  const auto carve = [&](char* memory) {
-    Carver carver(memory);
-    rows = carver.take<float>(samples * row_floats);
-    return carver.used();
-  };
-  const Scratch scratch(carve(nullptr));
-  carve(scratch.data());
+  const Scratch scratch(sizeof(float) * static_cast<size_t>(samples * row_floats));
+  auto* const rows = reinterpret_cast<float*>(scratch.data());
 
   DepthwiseTask task = {};
   task.w_pitch = pitch;

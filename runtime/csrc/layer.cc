@@ -79,10 +79,7 @@ std::string check_layer(const LayerSpec& spec) {
   const auto failed = [&](std::string found) { return !(error = std::move(found)).empty(); };
 
   if (spec.group != 1) return "group is " + integer(spec.group) + "; only 1 is supported";
-  if (failed(check_list("strides", spec.strides, 2, 1)) || failed(check_list("pads", spec.pads, 4, 0)) ||
-      failed(check_list("dilations", spec.dilations, 2, 1))) {
-    return error;
-  }
+  if (failed(check_window(spec))) return error;
   const Dims& w = spec.weight.dims;
   if (w.size() != 4) return "W has shape " + text(w) + "; it must be [K, C, kh, kw]";
   for (size_t i = 0; i < 4; ++i) {

@@ -55,6 +55,15 @@ bool small_product(std::initializer_list<int64_t> factors);
 // Empty where an attribute has `count` values from `least` to kMaxGeometry.
 std::string check_list(const char* name, const std::vector<int64_t>& values, size_t count, int64_t least);
 
+// The strides, pads and dilations of any of our convolutions.
+template <typename Spec>
+std::string check_window(const Spec& spec) {
+  std::string error = check_list("strides", spec.strides, 2, 1);
+  if (error.empty()) error = check_list("pads", spec.pads, 4, 0);
+  if (error.empty()) error = check_list("dilations", spec.dilations, 2, 1);
+  return error;
+}
+
 // lower and upper of a clamp.
 std::string check_bounds(float lower, float upper);
 

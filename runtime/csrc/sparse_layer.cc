@@ -34,11 +34,7 @@ std::string check_places(const SparseSpec& spec) {
 std::string check_sparse(const SparseSpec& spec) {
   std::string error;
   const auto failed = [&](std::string found) { return !(error = std::move(found)).empty(); };
-  if (failed(check_list("kernel_shape", spec.kernel_shape, 2, 1)) ||
-      failed(check_list("strides", spec.strides, 2, 1)) || failed(check_list("pads", spec.pads, 4, 0)) ||
-      failed(check_list("dilations", spec.dilations, 2, 1))) {
-    return error;
-  }
+  if (failed(check_list("kernel_shape", spec.kernel_shape, 2, 1)) || failed(check_window(spec))) return error;
   if (spec.channels < 1 || spec.channels > kMaxChannels) {
     return "in_channels is " + integer(spec.channels) + "; it must be from 1 to " + integer(kMaxChannels);
   }

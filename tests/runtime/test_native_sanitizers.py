@@ -44,28 +44,18 @@ def test_random_layers_are_right_and_touch_nothing_else(memory_build):
     assert re.fullmatch(rf"\d+ shapes and {CASES} random cases are right: {names}\n", said)
 
 
+# Cases under the memory sanitizers, each on every instruction set, sparse ones with variations.
 @pytest.mark.parametrize("sanitizer", ["memory", "thread"])
-def test_sparse_layers_are_right_and_touch_nothing_else(request, sanitizer):
+@pytest.mark.parametrize(
+    ("host", "kind", "cases"),
+    [(SPARSE_HOST, "sparse", 15), (INT8_HOST, "int8", 40), (DEPTHWISE_HOST, "depthwise", 40)],
+    ids=["sparse", "int8", "depthwise"],
+)
+def test_layers_are_right_and_touch_nothing_else(request, sanitizer, host, kind, cases):
     build = request.getfixturevalue(f"{sanitizer}_build")
-    cases = 15 if sanitizer == "memory" else 5  # each on every instruction set, with variations
-    said = native_build.run(build.joinpath(*SPARSE_HOST), str(cases), cwd=build)
-    assert said == f"{cases} sparse cases are right\n"
-
-
-@pytest.mark.parametrize("sanitizer", ["memory", "thread"])
-def test_int8_layers_are_right_and_touch_nothing_else(request, sanitizer):
-    build = request.getfixturevalue(f"{sanitizer}_build")
-    cases = 40 if sanitizer == "memory" else 5  # as above
-    said = native_build.run(build.joinpath(*INT8_HOST), str(cases), cwd=build)
-    assert said == f"{cases} int8 cases are right\n"
-
-
-@pytest.mark.parametrize("sanitizer", ["memory", "thread"])
-def test_depthwise_layers_are_right_and_touch_nothing_else(request, sanitizer):
-    build = request.getfixturevalue(f"{sanitizer}_build")
-    cases = 40 if sanitizer == "memory" else 5  # as above
-    said = native_build.run(build.joinpath(*DEPTHWISE_HOST), str(cases), cwd=build)
-    assert said == f"{cases} depthwise cases are right\n"
+    count = cases if sanitizer == "memory" else 5
+    said = native_build.run(build.joinpath(*host), str(count), cwd=build)
+    assert said == f"{count} {kind} cases are right\n"
 
 
 def test_eight_threads_in_one_layer_do_not_race(thread_build):

@@ -24,7 +24,7 @@ using compress::Isa;
 using compress::Parallel;
 using compress::Tensor;
 using host::expect;
-using host::kTolerance;
+using host::expect_near;
 using host::Random;
 using host::run_on_threads;
 
@@ -97,16 +97,6 @@ std::vector<double> plain_loops(const Case& c) {
     }
   }
   return y;
-}
-
-void expect_near(const std::vector<float>& y, const std::vector<double>& wanted, const std::string& name) {
-  double largest = 1;
-  for (const double value : wanted) largest = std::max(largest, std::abs(value));
-  for (size_t i = 0; i < y.size(); ++i) {
-    expect(std::abs(static_cast<double>(y[i]) - wanted[i]) <= kTolerance * largest,
-           name + ": output " + std::to_string(i) + " is " + std::to_string(y[i]) + ", not " +
-               std::to_string(wanted[i]));
-  }
 }
 
 void run_case(const Case& c, const std::string& number) {

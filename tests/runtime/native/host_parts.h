@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -20,6 +21,18 @@ inline void expect(bool good, const std::string& message) {
   if (good) return;
   std::fprintf(stderr, "%s\n", message.c_str());
   std::exit(1);
+}
+
+// As close as float32 sums in another order are.
+inline void expect_near(const std::vector<float>& got, const std::vector<double>& wanted,
+                        const std::string& where) {
+  double largest = 1.0;
+  for (const double value : wanted) largest = std::max(largest, std::abs(value));
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    expect(std::abs(static_cast<double>(got[i]) - wanted[i]) <= kTolerance * largest,
+           where + ": output " + std::to_string(i) + " is " + std::to_string(got[i]) + ", not " +
+               std::to_string(wanted[i]));
+  }
 }
 
 // Threads of the host's own: item i runs on thread i % 3.

@@ -27,7 +27,7 @@ using compress::SparseConv;
 using compress::SparseSpec;
 using compress::Tensor;
 using host::expect;
-using host::kTolerance;
+using host::expect_near;
 using host::Random;
 using host::run_on_threads;
 
@@ -109,15 +109,6 @@ std::vector<double> plain_loops(const Case& c, const std::vector<float>& x) {
     }
   }
   return y;
-}
-
-void expect_near(const std::vector<float>& got, const std::vector<double>& wanted, const std::string& where) {
-  double largest = 1.0;
-  for (const double value : wanted) largest = std::max(largest, std::abs(value));
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    expect(std::abs(static_cast<double>(got[i]) - wanted[i]) <= kTolerance * largest,
-           where + ": output " + std::to_string(i) + " is wrong");
-  }
 }
 
 void run_case(Case& c, Random& random, const std::string& number) {
