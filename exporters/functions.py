@@ -115,6 +115,7 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
         left_out=bool(given.get("E")),
         activation=sparse_activation(values["lower"], values["upper"]),
         nonnegative=values["saliency_slope"] == 0.0,
+        pointwise=list(constants[given["W"]].dims[2:]) == [1, 1],
         blocks=values["winner_block"] > 1,
     )
 

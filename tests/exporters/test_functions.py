@@ -50,6 +50,8 @@ CASES = {
     "one wins": {"winners": 1},
     "shifted": {"post_shift": True},
     "pointwise": {"taps": 1, "pads": [0, 0, 0, 0]},
+    "pointwise, strided, blocks": {"taps": 1, "pads": [0, 0, 0, 0], "strides": [2, 2], "winner_block": 4},
+    "pointwise, all win": {"taps": 1, "pads": [0, 0, 0, 0], "winners": 12},
 }
 
 
