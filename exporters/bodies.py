@@ -84,7 +84,8 @@ class FBSVariant:
 
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0). `pointwise`: 1x1 kernels.
-    `blocks`: winner_block > 1. `left_out`: there is E. `weight`: the tensor that holds W as floats.
+    `blocks`: winner_block > 1. `left_out`: there is E. `half`: A is float16. `weight`: the tensor that holds W as
+    floats.
     """
 
     one_sample: bool
@@ -97,6 +98,7 @@ class FBSVariant:
     pointwise: bool = False
     blocks: bool = False
     left_out: bool = False
+    half: bool = False
     weight: str = "W"
 
     @property
@@ -108,9 +110,15 @@ class FBSVariant:
         words += ["normalized"] if self.normalize else []
         words += ["shifted"] if self.post_shift else []
         words += ["whole"] if self.left_out else []
+        words += ["half"] if self.half else []
         words += [] if self.nonnegative else ["signed"]
         words += ["blocks"] if self.blocks and not self.all_win else []
         return "_".join([*words, self.activation])
+
+    @property
+    def predictor(self) -> str:
+        """The tensor that holds A as floats."""
+        return "predictor" if self.half else "A"
 
 
 def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -311,11 +319,13 @@ def _loop(variant: FBSVariant) -> list[str]:
 def _constants(variant: FBSVariant) -> list[str]:
     """What depends on weights and attributes alone: a runtime computes it once, at load."""
     lines = ["plane_axes = Constant<value_ints=[2, 3]>()", "outputs = Size(R)"]
+    if variant.half:
+        lines += ["predictor = Cast<to=1>(A)"]
     if variant.left_out:
         lines += [
             "plane_axes_of_channels = Constant<value_ints=[1, 2]>()",
             "all_left_out = Abs(E)",
-            "left_out_product = MatMul(all_left_out, A)",
+            f"left_out_product = MatMul(all_left_out, {variant.predictor})",
             "whole_shift = Add(left_out_product, R)",
         ]
     if not variant.all_win:
@@ -355,8 +365,8 @@ def _layer(variant: FBSVariant, *, x: str, winners: str, y: str) -> list[str]:
 
 def _saliency(variant: FBSVariant, x: str) -> list[str]:
     """S (N, K) from the mean absolute value of the live channels."""
-    weights, shift = "A" if variant.dense_input else "live_rows", "R"
-    lines = [] if variant.dense_input else ["live_rows = Gather<axis=0>(A, i)"]
+    weights, shift = variant.predictor if variant.dense_input else "live_rows", "R"
+    lines = [] if variant.dense_input else [f"live_rows = Gather<axis=0>({variant.predictor}, i)"]
     if variant.left_out:
         # Every channel counts with |E|: in `shift`; those that exist with what they have more.
         live = "E" if variant.dense_input else "left_out"

@@ -113,6 +113,7 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
         normalize=bool(values["normalize"]),
         post_shift=bool(given.get("D")),
         left_out=bool(given.get("E")),
+        half=saliency_weight.data_type == TensorProto.FLOAT16,
         activation=sparse_activation(values["lower"], values["upper"]),
         nonnegative=values["saliency_slope"] == 0.0,
         pointwise=list(constants[given["W"]].dims[2:]) == [1, 1],

@@ -124,7 +124,7 @@ FBS_CONV = Op(
         ),
         Tensor("W", "float", ("K", "C", "kh", "kw"), "kernels, batch-norm statistics folded", constant=True),
         Tensor("B", "float", ("K",), "shift inside the product", constant=True),
-        Tensor("A", "float", ("C", "K"), "saliency weights", constant=True),
+        Tensor("A", "float or float16", ("C", "K"), "saliency weights", constant=True),
         Tensor("R", "float", ("K",), "saliency bias", constant=True),
         Tensor("D", "float", ("K",), "shift outside the product", optional=True, constant=True),
         Tensor("E", "float", ("C",), "what X leaves out of each channel's plane", optional=True, constant=True),

@@ -56,6 +56,9 @@ def export(
     keep_never: Annotated[
         bool, typer.Option("--keep-never", help="With --data: leave FBS channels that never win in the file.")
     ] = False,
+    half_predictors: Annotated[
+        bool, typer.Option("--half-predictors", help="Saliency weights of FBS layers in 16 bits: a smaller file.")
+    ] = False,
     pad: Annotated[
         bool, typer.Option("--pad/--no-pad", help="Fill widths ONNX Runtime handles badly up with channels of zeros.")
     ] = True,
@@ -90,6 +93,7 @@ def export(
             calibration_images=calibration_images,
             sparse=sparse,
             keep_never=keep_never,
+            half_predictors=half_predictors,
             pad=pad,
             command=command_line(),
         ),

@@ -13,6 +13,7 @@ from compressor.costs.macs import count_macs
 from compressor.errors import CompressorError, MethodError
 from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.fixed_weights import fixed_weights
+from compressor.pipeline.half_predictors import halve_predictors
 from compressor.pipeline.int8 import calibration, measure_accuracy, measure_int8_speed
 from compressor.pipeline.layout import lay_out
 from compressor.pipeline.padding import pad_widths
@@ -62,6 +63,7 @@ class Shipping:
         calibration_images: How many real images the ranges are found on.
         sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`.
         keep_never: Leave channels of an FBS network that never win in the file.
+        half_predictors: Round an FBS network's saliency weights to 16 bits; for target onnx alone.
         pad: Fill widths that ONNX Runtime handles badly up with channels of zeros; a plain float32 file alone.
         command: What the user typed, for the file's metadata; None from Python.
     """
@@ -72,6 +74,7 @@ class Shipping:
     calibration_images: int = 256
     sparse: str = "auto"
     keep_never: bool = False
+    half_predictors: bool = False
     pad: bool = True
     command: str | None = None
 
@@ -155,6 +158,11 @@ def export_network(
     check_mode(shipping.sparse)  # also where filled-up widths leave nothing to decide
     image = _image_input(source, shipping)
     about = file_metadata(source, command=shipping.command)
+    if shipping.half_predictors:
+        if target != "onnx":
+            raise CompressorError(f"--half-predictors is for target onnx, where our ops read them, not for {target}")
+        source, note = halve_predictors(source, data)
+        notes, about = (*notes, note), {**about, "predictors": "float16"}
     if data is not None and source.saved is not None and layers(source.model):
         layout = lay_out(source, data, keep_never=shipping.keep_never)
         source, notes = layout.source, (*notes, *layout.notes)

@@ -17,7 +17,7 @@ from compressor.pipeline.prune import matching_data
 from compressor.pipeline.source import Source
 from compressor.shrink import arrange
 
-__all__ = ["Layout", "as_laid_out", "lay_out"]
+__all__ = ["Layout", "as_laid_out", "compare_accuracy", "lay_out"]
 
 # A channel that wins once in a thousand images is seen; ten seconds of M-CifarNet on one core.
 _COUNTED_IMAGES = 2000
@@ -72,7 +72,7 @@ def lay_out(source: Source, data: str, *, keep_never: bool = False) -> Layout:
         note = f"{_found(wins, counted)}; left in, since without them the output changes by {difference:.1e}"
         return Layout(source, None, (note,))
     removed = _channels(source.model) - _channels(arranged.model)
-    before, after, scored = _accuracy(source.model, arranged.model, dataset)
+    before, after, scored = compare_accuracy(source.model, arranged.model, dataset)
     note = (
         f"{_found(wins, counted)}; {removed} were removed, the rest are ordered by their wins: "
         f"accuracy {before:.2%} -> {after:.2%} on {scored} validation images ({100 * (after - before):+.2f} points)"
@@ -118,8 +118,8 @@ def _difference(first: nn.Module, second: nn.Module, images: Tensor) -> float:
 
 
 @torch.no_grad()
-def _accuracy(first: nn.Module, second: nn.Module, dataset: Dataset) -> tuple[float, float, int]:
-    """Top-1 of both on the same validation images, and how many these were."""
+def compare_accuracy(first: nn.Module, second: nn.Module, dataset: Dataset) -> tuple[float, float, int]:
+    """Returns the top-1 of both on the same validation images, and how many these were."""
     right, seen = [0, 0], 0
     for images, labels in _batches(dataset, "val", _SCORED_IMAGES):
         for number, model in enumerate((first, second)):

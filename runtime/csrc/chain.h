@@ -13,7 +13,7 @@ namespace compress {
 // the layer may be gone by then.
 struct FirstReads {
   int32_t inputs;
-  const float* saliency_weight;  // [inputs][saliency_pitch]
+  const float* saliency_weight;  // [inputs][saliency_pitch], in floats of memory, whatever lies there
   int32_t saliency_pitch;
   const float* weight;     // vectors, vector_stride apart, each [inputs][channel_stride]
   int32_t weight_sources;  // how many of them come first

@@ -22,7 +22,7 @@ inline void read_fbs_layer(const Api& api, const OrtKernelInfo* info, size_t fir
   attribute(api, info, "normalize", &spec->normalize);
   attribute(api, info, "winner_block", &spec->winner_block);  // absent in older files: 1
   spec->shift = constant(api, info, first, "B");
-  spec->saliency_weight = constant(api, info, first + 1, "A");
+  spec->saliency_weight = constant_weights(api, info, first + 1, "A");
   spec->saliency_bias = constant(api, info, first + 2, "R");
 }
 

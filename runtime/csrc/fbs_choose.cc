@@ -42,8 +42,8 @@ void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Paralle
     const auto i = static_cast<int64_t>(item);
     const auto first = static_cast<int32_t>(all_vectors_ * i / blocks) * lanes_;
     const auto last = static_cast<int32_t>(all_vectors_ * (i + 1) / blocks) * lanes_;
-    kernels_->saliency(work.means, work.live, work.channels, saliency_weight_.floats(), all_vectors_ * lanes_,
-                       saliency_bias_, spec_.saliency_slope, first, last, work.saliency);
+    predictor_.run(work.means, work.live, work.channels, saliency_bias_, spec_.saliency_slope, first, last,
+                   work.saliency);
   });
   if (spec_.normalize != 0) scale_to_mean_one(work.saliency, outputs_);
 

@@ -48,7 +48,8 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
       winner_block_(static_cast<int32_t>(std::min(spec.winner_block, spec.outputs()))),
       lanes_(kernels->lanes),
       all_vectors_((outputs_ + lanes_ - 1) / lanes_),
-      vectors_((winners_ + lanes_ - 1) / lanes_) {
+      vectors_((winners_ + lanes_ - 1) / lanes_),
+      predictor_(spec, kernels) {
   const bool every_output_wins = winners_ == outputs_;
   channel_stride_ = every_output_wins ? lanes_ : taps_ * lanes_;
   tap_stride_ = every_output_wins ? inputs_ * lanes_ : lanes_;
@@ -65,13 +66,6 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
         vector[static_cast<int64_t>(c) * channel_stride_ + static_cast<int64_t>(t) * tap_stride_] = *source++;
       }
     }
-  }
-
-  saliency_weight_ = Buffer(sizeof(float) * static_cast<size_t>(inputs_) * padded);
-  std::memset(saliency_weight_.data(), 0, saliency_weight_.bytes());
-  for (int32_t c = 0; c < inputs_; ++c) {
-    std::copy_n(spec.saliency_weight.data + static_cast<int64_t>(c) * outputs_, outputs_,
-                saliency_weight_.floats() + static_cast<int64_t>(c) * padded);
   }
 
   per_output_ = Buffer(sizeof(float) * 3 * static_cast<size_t>(padded));
@@ -92,7 +86,7 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
       double sum = static_cast<double>(rows[o]);
       for (int32_t c = 0; c < inputs_; ++c) {
         sum += std::abs(static_cast<double>(left_out_.floats()[c])) *
-               static_cast<double>(spec.saliency_weight.data[static_cast<int64_t>(c) * outputs_ + o]);
+               static_cast<double>(spec.saliency_weight.at(static_cast<int64_t>(c) * outputs_ + o));
       }
       rows[o] = static_cast<float>(sum);
     }
@@ -101,11 +95,12 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
   // Winners are ascending, so the first panel is packed from the first vectors: about K / k times as many as
   // it has.
   const int32_t first_sources = every_output_wins ? 0 : std::min(2 * outputs_ / winners_ + 1, all_vectors_);
-  link_.describe({inputs_, saliency_weight_.floats(), padded, weight_.floats(), first_sources, all_vectors_,
-                  vector_stride_, channel_stride_},
-                 weight_.bytes() + saliency_weight_.bytes());
+  link_.describe({inputs_, predictor_.rows(), predictor_.row_floats(), weight_.floats(), first_sources,
+                  all_vectors_, vector_stride_, channel_stride_},
+                 weight_.bytes() + predictor_.bytes());
 
-  spec_.weight.data = spec_.shift.data = spec_.saliency_weight.data = spec_.saliency_bias.data = nullptr;
+  spec_.weight.data = spec_.shift.data = spec_.saliency_bias.data = nullptr;
+  spec_.saliency_weight = {nullptr, nullptr, spec.saliency_weight.dims};
   if (spec_.post_shift) spec_.post_shift->data = nullptr;
   if (spec_.left_out) spec_.left_out->data = nullptr;
 }

@@ -10,6 +10,7 @@
 #include "kernels/table.h"
 #include "layer.h"
 #include "parallel.h"
+#include "predictor.h"
 #include "scratch.h"
 #include "shares.h"
 #include "ways.h"
@@ -76,9 +77,9 @@ class FbsConv {
   int64_t vector_stride_;
   int32_t channel_stride_, tap_stride_;
 
-  Buffer saliency_weight_;  // [C][all_vectors * lanes]
-  Buffer per_output_;       // R, B, D: each padded to whole vectors
-  Buffer left_out_;         // [C], or empty
+  Predictor predictor_;
+  Buffer per_output_;  // R, B, D: each padded to whole vectors
+  Buffer left_out_;    // [C], or empty
   const float* saliency_bias_;
   const float* shift_;
   const float* post_shift_;  // null: absent

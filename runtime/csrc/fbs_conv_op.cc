@@ -23,6 +23,7 @@ struct FbsConvKernel {
 };
 
 constexpr char kFbsConv[] = "FBSConv";
+constexpr size_t kSaliencyWeight = 4;  // A, of float or float16
 
 OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const OrtKernelInfo* info,
                            void** kernel) {
@@ -74,7 +75,9 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
 void describe_fbs_conv(Op* op) {
   op->name = [](const ort::CustomOp*) { return kFbsConv; };
   op->input_count = [](const ort::CustomOp*) -> size_t { return 8; };
-  op->input_type = [](const ort::CustomOp*, size_t i) -> int { return i == 1 ? ort::kInt64 : ort::kFloat; };
+  op->input_type = [](const ort::CustomOp*, size_t i) -> int {
+    return i == 1 ? ort::kInt64 : i == kSaliencyWeight ? ort::kAny : ort::kFloat;
+  };
   op->input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
     return i >= 6 ? ort::kOptional : ort::kRequired;
   };

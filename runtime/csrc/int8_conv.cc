@@ -49,7 +49,8 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
       winner_block_(static_cast<int32_t>(std::min(spec.layer.winner_block, spec.layer.outputs()))),
       lanes_(kernels->lanes),
       all_vectors_((outputs_ + lanes_ - 1) / lanes_),
-      vectors_((winners_ + lanes_ - 1) / lanes_) {
+      vectors_((winners_ + lanes_ - 1) / lanes_),
+      predictor_(spec.layer, kernels) {
   const int32_t padded = all_vectors_ * lanes_;
   const int64_t vector_stride = static_cast<int64_t>(inputs_) * taps_ * lanes_;
   weight_ = Buffer(static_cast<size_t>(vector_stride) * all_vectors_);
@@ -60,12 +61,6 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
     for (int64_t i = 0; i < int64_t{inputs_} * taps_; ++i) vector[i * lanes_] = static_cast<char>(source[i]);
   }
 
-  saliency_weight_ = Buffer(sizeof(float) * static_cast<size_t>(inputs_) * padded);
-  std::memset(saliency_weight_.data(), 0, saliency_weight_.bytes());
-  for (int32_t c = 0; c < inputs_; ++c) {
-    std::copy_n(spec.layer.saliency_weight.data + static_cast<int64_t>(c) * outputs_, outputs_,
-                saliency_weight_.floats() + static_cast<int64_t>(c) * padded);
-  }
   per_output_ = Buffer(sizeof(float) * 4 * static_cast<size_t>(padded));
   std::memset(per_output_.data(), 0, per_output_.bytes());
   float* const rows = per_output_.floats();
@@ -112,7 +107,8 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
   }
   spec_.weight.data = nullptr;
   spec_.weight_step.data = spec_.layer.shift.data = nullptr;
-  spec_.layer.saliency_weight.data = spec_.layer.saliency_bias.data = nullptr;
+  spec_.layer.saliency_weight = {nullptr, nullptr, spec.layer.saliency_weight.dims};
+  spec_.layer.saliency_bias.data = nullptr;
   if (spec_.layer.post_shift) spec_.layer.post_shift->data = nullptr;
 }
 
@@ -208,8 +204,8 @@ void FbsConvInt8::choose(const uint8_t* x, const Geometry& geometry, const Work&
   }
 
   const int32_t padded = all_vectors_ * lanes_;
-  kernels_->saliency(work.means, work.live, work.channels, saliency_weight_.floats(), padded, saliency_bias_,
-                     spec_.layer.saliency_slope, 0, padded, work.saliency);
+  predictor_.run(work.means, work.live, work.channels, saliency_bias_, spec_.layer.saliency_slope, 0, padded,
+                 work.saliency);
   if (spec_.layer.normalize != 0) scale_to_mean_one(work.saliency, outputs_);
   if (winners_ == outputs_) {
     for (int32_t o = 0; o < outputs_; ++o) work.winners[o] = o;

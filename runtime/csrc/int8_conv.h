@@ -9,6 +9,7 @@
 #include "int8_layer.h"
 #include "kernels/table.h"
 #include "parallel.h"
+#include "predictor.h"
 #include "scratch.h"
 #include "shares.h"
 #include "ways.h"
@@ -50,10 +51,10 @@ class FbsConvInt8 {
   int32_t outputs_, inputs_, taps_, winners_, winner_block_;
   int32_t lanes_, all_vectors_, vectors_;  // vectors of all outputs, and of winners
 
-  Buffer weight_;           // [vector][channel][tap][lanes], from which a call's groups are packed
-  Buffer whole_;            // as they are packed where every output wins and every input is there; else empty
-  Buffer saliency_weight_;  // [C][all_vectors * lanes]
-  Buffer per_output_;       // the rows below: each padded to whole vectors
+  Buffer weight_;  // [vector][channel][tap][lanes], from which a call's groups are packed
+  Buffer whole_;   // as they are packed where every output wins and every input is there; else empty
+  Predictor predictor_;
+  Buffer per_output_;  // the rows below: each padded to whole vectors
   const float* saliency_bias_;
   const float* scale_;   // of an integer sum, to steps of y, before it is multiplied by the saliency
   const float* shift_;   // in steps of y, likewise

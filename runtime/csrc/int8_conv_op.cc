@@ -24,6 +24,7 @@ struct Int8Kernel {
 };
 
 constexpr char kFbsConvInt8[] = "FBSConvInt8";
+constexpr size_t kSaliencyWeight = 5;  // A, of float or float16
 constexpr size_t kPostShift = 7;
 
 OrtStatus* create_fbs_conv_int8(const ort::CustomOp* op, const void* table, const OrtKernelInfo* info,
@@ -77,7 +78,11 @@ void describe_fbs_conv_int8(Op* op) {
   op->name = [](const ort::CustomOp*) { return kFbsConvInt8; };
   op->input_count = [](const ort::CustomOp*) -> size_t { return kPostShift + 1; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int {
-    return i == 0 ? ort::kUint8 : i == 1 ? ort::kInt64 : i == 2 ? ort::kInt8 : ort::kFloat;
+    return i == 0                 ? ort::kUint8
+           : i == 1               ? ort::kInt64
+           : i == 2               ? ort::kInt8
+           : i == kSaliencyWeight ? ort::kAny
+                                  : ort::kFloat;
   };
   op->input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
     return i == kPostShift ? ort::kOptional : ort::kRequired;

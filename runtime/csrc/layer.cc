@@ -1,5 +1,6 @@
 #include "layer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
@@ -12,11 +13,10 @@ constexpr int64_t kMaxValues = std::numeric_limits<int32_t>::max();  // of one s
 
 std::string integer(int64_t value) { return std::to_string(value); }
 
-std::string check_shape(const char* name, const Tensor<float>& tensor, const Dims& expected,
-                        const LayerSpec& spec) {
-  if (tensor.dims == expected) return "";
-  return std::string(name) + " has shape " + text(tensor.dims) + "; with W of shape " +
-         text(spec.weight.dims) + " it must be " + text(expected);
+std::string check_shape(const char* name, const Dims& dims, const Dims& expected, const LayerSpec& spec) {
+  if (dims == expected) return "";
+  return std::string(name) + " has shape " + text(dims) + "; with W of shape " + text(spec.weight.dims) +
+         " it must be " + text(expected);
 }
 
 std::string check_index(const Tensor<int64_t>& index, int64_t samples, int64_t packed, int64_t channels) {
@@ -92,15 +92,19 @@ std::string check_layer(const LayerSpec& spec) {
     return "W has shape " + text(w) + "; it may hold at most " + integer(kMaxValues) + " values";
   }
   const int64_t outputs = spec.outputs();
-  if (failed(check_shape("B", spec.shift, {outputs}, spec)) ||
-      failed(check_shape("A", spec.saliency_weight, {spec.inputs(), outputs}, spec)) ||
-      failed(check_shape("R", spec.saliency_bias, {outputs}, spec)) ||
-      (spec.post_shift && failed(check_shape("D", *spec.post_shift, {outputs}, spec))) ||
-      (spec.left_out && failed(check_shape("E", *spec.left_out, {spec.inputs()}, spec)))) {
+  if (failed(check_shape("B", spec.shift.dims, {outputs}, spec)) ||
+      failed(check_shape("A", spec.saliency_weight.dims, {spec.inputs(), outputs}, spec)) ||
+      failed(check_shape("R", spec.saliency_bias.dims, {outputs}, spec)) ||
+      (spec.post_shift && failed(check_shape("D", spec.post_shift->dims, {outputs}, spec))) ||
+      (spec.left_out && failed(check_shape("E", spec.left_out->dims, {spec.inputs()}, spec)))) {
     return error;
   }
   if (!small_product({spec.inputs(), outputs + kMaxLanes}))
     return "A has shape " + text(spec.saliency_weight.dims) + "; it is too large";
+  // Instruction sets need not agree on what lies beyond.
+  const Half* const halves = spec.saliency_weight.halves;
+  if (halves != nullptr && !std::all_of(halves, halves + spec.inputs() * outputs, is_finite))
+    return "A holds values that are not finite; as float16 it must be finite";
   if (spec.winners < 1 || spec.winners > outputs) {
     return "winners is " + integer(spec.winners) + "; W of shape " + text(w) + " allows 1 to " +
            integer(outputs);

@@ -12,6 +12,7 @@
 
 #include "dims.h"
 #include "geometry.h"
+#include "half.h"
 
 namespace compress {
 
@@ -19,6 +20,15 @@ template <typename T>
 struct Tensor {
   const T* data = nullptr;
   Dims dims;
+};
+
+// Numbers of either precision: one of the pointers is null.
+struct Weights {
+  const float* floats = nullptr;
+  const Half* halves = nullptr;
+  Dims dims;
+
+  float at(int64_t i) const { return floats != nullptr ? floats[i] : to_float(halves[i]); }
 };
 
 // Attributes and constant inputs.
@@ -35,7 +45,7 @@ struct LayerSpec {
   int64_t winner_block = 1;
   Tensor<float> weight;                     // W [K, C, kh, kw]
   Tensor<float> shift;                      // B [K]
-  Tensor<float> saliency_weight;            // A [C, K]
+  Weights saliency_weight;                  // A [C, K]
   Tensor<float> saliency_bias;              // R [K]
   std::optional<Tensor<float>> post_shift;  // D [K] or absent
   std::optional<Tensor<float>> left_out;    // E [C] or absent

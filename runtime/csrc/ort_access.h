@@ -68,6 +68,8 @@ using TensorInfo = std::unique_ptr<OrtTensorTypeAndShapeInfo, ReleaseInfo>;
 template <typename T>
 inline constexpr ort::ElementType kElementType = ort::kFloat;
 template <>
+inline constexpr ort::ElementType kElementType<Half> = ort::kFloat16;
+template <>
 inline constexpr ort::ElementType kElementType<uint8_t> = ort::kUint8;
 template <>
 inline constexpr ort::ElementType kElementType<int8_t> = ort::kInt8;
@@ -76,6 +78,10 @@ inline constexpr ort::ElementType kElementType<int64_t> = ort::kInt64;
 
 inline const char* text(ort::ElementType type) {
   switch (type) {
+    case ort::kAny:
+      return "any";
+    case ort::kFloat16:
+      return "float16";
     case ort::kFloat:
       return "float";
     case ort::kUint8:
@@ -88,13 +94,22 @@ inline const char* text(ort::ElementType type) {
   return "";
 }
 
-template <typename T>
-Tensor<T> read_tensor(const Api& api, const char* name, const OrtValue* value) {
+inline TensorInfo tensor_info(const Api& api, const OrtValue* value) {
   OrtTensorTypeAndShapeInfo* raw = nullptr;
   check(api.tensor_info(value, &raw));
-  const TensorInfo info(raw, {api});
+  return TensorInfo(raw, {api});
+}
+
+inline int element_type(const Api& api, const OrtTensorTypeAndShapeInfo* info) {
   int type = 0;
-  check(api.element_type(info.get(), &type));
+  check(api.element_type(info, &type));
+  return type;
+}
+
+template <typename T>
+Tensor<T> read_tensor(const Api& api, const char* name, const OrtValue* value) {
+  const TensorInfo info = tensor_info(api, value);
+  const int type = element_type(api, info.get());
   if (type != kElementType<T>) {
     require(std::string(name) + " has element type " + std::to_string(type) + "; it must be " +
             text(kElementType<T>));
@@ -132,15 +147,20 @@ T* output(const Api& api, OrtKernelContext* context, size_t index, const Dims& d
 inline constexpr char kNotConstant[] =
     " is not a constant; store it as an initializer that no graph input overrides";
 
-// Nothing where the input is missing or not a constant.
-template <typename T = float>
-std::optional<Tensor<T>> constant_if_any(const Api& api, const OrtKernelInfo* info, size_t index,
-                                         const char* name) {
+// Null where the input is missing or not a constant.
+inline const OrtValue* constant_value(const Api& api, const OrtKernelInfo* info, size_t index) {
   int is_constant = 0;
   const OrtValue* value = nullptr;
   OrtStatus* status = api.constant_input(info, index, &is_constant, &value);
   if (status != nullptr) api.release_status(status);
-  if (status != nullptr || is_constant == 0 || value == nullptr) return std::nullopt;
+  return status != nullptr || is_constant == 0 ? nullptr : value;
+}
+
+template <typename T = float>
+std::optional<Tensor<T>> constant_if_any(const Api& api, const OrtKernelInfo* info, size_t index,
+                                         const char* name) {
+  const OrtValue* const value = constant_value(api, info, index);
+  if (value == nullptr) return std::nullopt;
   return read_tensor<T>(api, name, value);
 }
 
@@ -149,6 +169,18 @@ Tensor<T> constant(const Api& api, const OrtKernelInfo* info, size_t index, cons
   std::optional<Tensor<T>> tensor = constant_if_any<T>(api, info, index, name);
   if (!tensor) require(std::string("input ") + name + kNotConstant);
   return *std::move(tensor);
+}
+
+// Of float or float16.
+inline Weights constant_weights(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
+  const OrtValue* const value = constant_value(api, info, index);
+  if (value == nullptr) require(std::string("input ") + name + kNotConstant);
+  if (element_type(api, tensor_info(api, value).get()) == ort::kFloat16) {
+    const Tensor<Half> halves = read_tensor<Half>(api, name, value);
+    return {nullptr, halves.data, halves.dims};
+  }
+  const Tensor<float> floats = read_tensor<float>(api, name, value);
+  return {floats.data, nullptr, floats.dims};
 }
 
 inline std::string node_name(const Api& api, const OrtKernelInfo* info) {

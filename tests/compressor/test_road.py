@@ -82,6 +82,32 @@ def test_channels_that_never_win_are_not_in_the_file(
     assert compress("verify", folder / "fbs.pt", tmp_path / "lean.onnx", "--data", "digits", "--images", 16) == 0
 
 
+def predictor_types(file: Path) -> set[int]:
+    weights = onnx.load(file).graph.initializer
+    return {weight.data_type for weight in weights if weight.name.endswith(".saliency_weight")}
+
+
+def test_predictors_of_16_bits_go_all_the_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predictor_types(folder / "fbs.onnx") == {onnx.TensorProto.FLOAT}
+    words = ("export", folder / "fbs.pt", "--data", "digits", "--no-measure", "--half-predictors")
+    assert compress(*words, "-o", tmp_path / "half.onnx") == 0
+    assert "predictors in float16" in capsys.readouterr().err
+    assert predictor_types(tmp_path / "half.onnx") == {onnx.TensorProto.FLOAT16}
+    verify = ("verify", folder / "fbs.pt", tmp_path / "half.onnx", "--data", "digits", "--images", 16)
+    assert compress(*verify) == 0
+    assert compress(*words, "--int8", "-o", tmp_path / "half_int8.onnx") == 0
+    assert predictor_types(tmp_path / "half_int8.onnx") == {onnx.TensorProto.FLOAT16}
+
+    capsys.readouterr()
+    for refused, why in (
+        (("export", folder / "dense.pt", "--half-predictors"), "no FBS layers"),
+        ((*words, "--target", "tensorrt"), "for target onnx"),
+    ):
+        assert compress(*refused, "-o", tmp_path / "x.onnx") == 1
+        assert why in capsys.readouterr().err
+        assert not (tmp_path / "x.onnx").exists()
+
+
 @pytest.mark.parametrize("option", ["--pad", "--no-pad"])
 def test_widths_are_filled_up_to_what_the_runtime_likes(
     folder: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]

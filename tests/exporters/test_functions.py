@@ -52,6 +52,7 @@ CASES = {
     "pointwise": {"taps": 1, "pads": [0, 0, 0, 0]},
     "pointwise, strided, blocks": {"taps": 1, "pads": [0, 0, 0, 0], "strides": [2, 2], "winner_block": 4},
     "pointwise, all win": {"taps": 1, "pads": [0, 0, 0, 0], "winners": 12},
+    "predictor of 16 bits": {"half": True},
 }
 
 
@@ -62,6 +63,8 @@ def test_body_equals_definition(case, dense, batch):
     rng = np.random.default_rng(0)
     changes = {"winners": 6} | CASES[case]
     constants = layer(rng, taps=changes.pop("taps", 3), post_shift=changes.pop("post_shift", False))
+    if changes.pop("half", False):
+        constants["A"] = constants["A"].astype(np.float16)
     attributes = reference.fbs_attributes(**changes)
     x, indices = packed_input(rng, 3 if batch == "N" else batch, 8 if dense else 5)
     indices = np.arange(8)[None] if dense else indices

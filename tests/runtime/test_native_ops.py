@@ -72,6 +72,23 @@ def test_what_planes_leave_out_counts_in_every_channel(live):
     assert_right(layer, x, index)
 
 
+@pytest.mark.parametrize("outputs", [1, 15, 33, 80])
+@pytest.mark.parametrize("left_out", [False, True])
+def test_predictors_of_16_bits_are_those_of_32_to_the_bit(outputs, left_out):
+    rng = np.random.default_rng(outputs)
+    wide = make_layer(rng, channels=19, outputs=outputs, winners=(outputs + 1) // 2, left_out=left_out, normalize=1)
+    halves = wide.constants["A"].astype(np.float16)
+    halves[3, 0], halves[5, 0], halves[7, 0] = 0.0, 6e-8, -65504.0  # zero, the smallest and the largest
+    narrow = wide.changed(constants=wide.constants | {"A": halves})
+    wide.constants["A"][:] = halves
+    x, index = make_input(rng, live=11, channels=19, batch=2, rows=2)
+    for isa in ISAS:
+        for got, wanted in zip(run(narrow, x, index, isa), run(wide, x, index, isa), strict=True):
+            np.testing.assert_array_equal(got, wanted, err_msg=isa)
+        first = run(narrow, x, index, ISAS[0])[1]
+        np.testing.assert_array_equal(run(narrow, x, index, isa)[1], first, err_msg=isa)
+
+
 CASES = {
     "no padding": {"pads": (0, 0, 0, 0)},
     "padding at one corner": {"pads": (0, 0, 1, 2), "strides": (2, 2)},

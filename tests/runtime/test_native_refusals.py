@@ -11,9 +11,9 @@ def layer(**changes):
     return make_layer(np.random.default_rng(0), channels=4, outputs=6, winners=3, **changes)
 
 
-def with_constant(name, shape):
+def with_constant(name, shape, fill=0, dtype=np.float32):
     changed = layer(post_shift=True)
-    changed.constants[name] = np.zeros(shape, np.float32)
+    changed.constants[name] = np.full(shape, fill, dtype)
     return changed
 
 
@@ -42,6 +42,13 @@ LOADING = {
     "W empty": (with_constant("W", (6, 4, 0, 3)), {}, "every size must be 1 or more"),
     "B of another size": (with_constant("B", (5,)), {}, r"B has shape \[5\]; with W of shape .* must be \[6\]"),
     "A transposed": (with_constant("A", (6, 4)), {}, r"A has shape \[6, 4\]; .* must be \[4, 6\]"),
+    "A in 16 bits, transposed": (with_constant("A", (6, 4), dtype=np.float16), {}, r"A has shape \[6, 4\]"),
+    "A in 16 bits, infinite": (
+        with_constant("A", (4, 6), np.inf, np.float16),
+        {},
+        "A holds values that are not finite",
+    ),
+    "A in 64 bits": (with_constant("A", (4, 6), dtype=np.float64), {}, "A has element type 11; it must be float"),
     "R of rank 2": (with_constant("R", (6, 1)), {}, r"R has shape \[6, 1\]"),
     "D of another size": (with_constant("D", (7,)), {}, r"D has shape \[7\]"),
     "E as long as the outputs": (with_constant("E", (6,)), {}, r"E has shape \[6\]; .* must be \[4\]"),

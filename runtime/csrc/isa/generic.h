@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.h"
+
 namespace {
 
 inline constexpr int kLanes = 4;
@@ -23,6 +25,11 @@ inline Vec broadcast(const float* p) { return *p - Vec{}; }
 inline Vec load(const float* p) {
   Vec v;
   std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline Vec load(const compress::Half* p) {
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = compress::to_float(p[i]);
   return v;
 }
 // The first `count` values (all of them where there are more lanes), 0 behind them.

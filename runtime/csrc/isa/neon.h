@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.h"
+
 namespace {
 
 inline constexpr int kLanes = 4;
@@ -25,6 +27,9 @@ using Lanes = int32x4_t;
 inline Vec zero() { return vdupq_n_f32(0.0f); }
 inline Vec broadcast(const float* p) { return vld1q_dup_f32(p); }
 inline Vec load(const float* p) { return vld1q_f32(p); }
+inline Vec load(const compress::Half* p) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
+}
 inline Vec load_first(const float* p, int count) {
   if (count >= kLanes) return load(p);
   const float32x2_t low = count >= 2 ? vld1_f32(p) : vdup_n_f32(0.0f);

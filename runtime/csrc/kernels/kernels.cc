@@ -34,6 +34,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .squeeze = squeeze,
     .abs_sums = abs_sums,
     .saliency = saliency,
+    .saliency_half = saliency_half,
     .count_reaching = count_reaching,
     .unpack = unpack,
     .depthwise = depthwise,

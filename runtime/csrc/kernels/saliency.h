@@ -80,10 +80,10 @@ void abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shi
 // s[first … last - 1] += the products of kRows rows, row after row. While they are added, the kRows after
 // them
 // (`next`, null where there are none) are asked for: the matrix is read once per call, mostly from far away.
-template <int kRows>
-inline void add_rows(const float* u, const float* const* rows, const float* const* next, int32_t first,
+template <int kRows, typename Weight>
+inline void add_rows(const float* u, const Weight* const* rows, const Weight* const* next, int32_t first,
                      int32_t last, float* s) {
-  constexpr int kLineFloats = 16;
+  constexpr int kLine = 64 / sizeof(Weight);
   Vec values[kRows];
 #pragma GCC unroll 4
   for (int i = 0; i < kRows; ++i) values[i] = broadcast(u + i);
@@ -92,34 +92,45 @@ inline void add_rows(const float* u, const float* const* rows, const float* cons
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) sum = add(sum, mul(values[i], load(rows[i] + o)));
     store(s + o, sum);
-    if (next != nullptr && (kLanes >= kLineFloats || o % kLineFloats == 0)) {
+    if (next != nullptr && (kLanes >= kLine || o % kLine == 0)) {
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; ++i) __builtin_prefetch(next[i] + o, 0, 2);
     }
   }
 }
 
-void saliency(const float* u, const int32_t* live, int32_t channels, const float* a, int64_t pitch,
-              const float* r, float slope, int32_t first, int32_t last, float* s) {
+template <typename Weight>
+inline void predict(const float* u, const int32_t* live, int32_t channels, const Weight* a, int64_t pitch,
+                    const float* r, float slope, int32_t first, int32_t last, float* s) {
   constexpr int kRows = 4;
   for (int o = first; o < last; o += kLanes) store(s + o, zero());
   int c = 0;
-  const float* rows[2][kRows];
-  const auto find_rows = [&](int from, const float** found) {
+  const Weight* rows[2][kRows];
+  const auto find_rows = [&](int from, const Weight** found) {
     for (int i = 0; i < kRows; ++i) found[i] = a + live[from + i] * pitch;
   };
   if (channels >= kRows) find_rows(0, rows[0]);
   for (int turn = 0; c + kRows <= channels; c += kRows, turn ^= 1) {
     const bool more = c + 2 * kRows <= channels;
     if (more) find_rows(c + kRows, rows[turn ^ 1]);
-    add_rows<kRows>(u + c, rows[turn], more ? rows[turn ^ 1] : nullptr, first, last, s);
+    add_rows<kRows, Weight>(u + c, rows[turn], more ? rows[turn ^ 1] : nullptr, first, last, s);
   }
   for (; c < channels; ++c) {
-    const float* row = a + live[c] * pitch;
-    add_rows<1>(u + c, &row, nullptr, first, last, s);
+    const Weight* row = a + live[c] * pitch;
+    add_rows<1, Weight>(u + c, &row, nullptr, first, last, s);
   }
   const Vec slopes = broadcast(&slope);
   for (int o = first; o < last; o += kLanes) store(s + o, leaky(add(load(s + o), load(r + o)), slopes));
+}
+
+void saliency(const float* u, const int32_t* live, int32_t channels, const float* a, int64_t pitch,
+              const float* r, float slope, int32_t first, int32_t last, float* s) {
+  predict(u, live, channels, a, pitch, r, slope, first, last, s);
+}
+
+void saliency_half(const float* u, const int32_t* live, int32_t channels, const compress::Half* a,
+                   int64_t pitch, const float* r, float slope, int32_t first, int32_t last, float* s) {
+  predict(u, live, channels, a, pitch, r, slope, first, last, s);
 }
 
 int32_t count_reaching(const int32_t* keys, int32_t count, int32_t least) {

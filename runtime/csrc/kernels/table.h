@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "half.h"
 #include "kernels/int8_tasks.h"
 
 namespace compress {
@@ -209,6 +210,10 @@ struct KernelTable {
   // they are added, for the same reason.
   void (*saliency)(const float* u, const int32_t* live, int32_t channels, const float* a, int64_t pitch,
                    const float* r, float slope, int32_t first, int32_t last, float* s);
+
+  // The same of halves, which become floats before anything is done with them.
+  void (*saliency_half)(const float* u, const int32_t* live, int32_t channels, const Half* a, int64_t pitch,
+                        const float* r, float slope, int32_t first, int32_t last, float* s);
 
   // How many of keys[0 … count - 1] are `least` or more; count a multiple of `lanes`.
   int32_t (*count_reaching)(const int32_t* keys, int32_t count, int32_t least);

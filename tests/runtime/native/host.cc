@@ -47,6 +47,7 @@ using host::run_on_threads;
 struct Case {
   LayerSpec spec;
   std::vector<float> w, b, a, r, d, e, x;
+  std::vector<compress::Half> half_a;
   std::vector<int64_t> index;
   Dims x_dims, index_dims;
 
@@ -81,7 +82,12 @@ void fill(Case& c, const Dims& weight, const Dims& plane, Random& random) {
   c.d = random.floats(outputs);
   spec.weight = {c.w.data(), weight};
   spec.shift = {c.b.data(), {outputs}};
-  spec.saliency_weight = {c.a.data(), {channels, outputs}};
+  spec.saliency_weight = {c.a.data(), nullptr, {channels, outputs}};
+  if (random.chance(0.3)) {
+    c.half_a = random.halves(channels * outputs);
+    for (size_t i = 0; i < c.a.size(); ++i) c.a[i] = compress::to_float(c.half_a[i]);
+    spec.saliency_weight = {nullptr, c.half_a.data(), {channels, outputs}};
+  }
   spec.saliency_bias = {c.r.data(), {outputs}};
   if (random.chance(0.3)) spec.post_shift = Tensor<float>{c.d.data(), {outputs}};
   c.e = random.floats(channels);

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "half.h"
 #include "parallel.h"
 
 namespace host {
@@ -62,6 +63,15 @@ class Random {
     std::normal_distribution<float> normal(0.0f, deviation);
     std::vector<float> values(static_cast<size_t>(count));
     for (float& value : values) value = normal(engine_);
+    return values;
+  }
+  // Of every size below 1, the smallest and 0 among them.
+  std::vector<compress::Half> halves(int64_t count) {
+    std::vector<compress::Half> values(static_cast<size_t>(count));
+    for (compress::Half& value : values) {
+      const int64_t bits = integer(0, 1) << 15 | integer(0, 14) << 10 | integer(0, 1023);
+      value.bits = static_cast<uint16_t>(bits);
+    }
     return values;
   }
   // `count` of 0 … of - 1, ascending.

@@ -37,6 +37,7 @@ struct Case {
   Int8Spec spec;
   std::vector<int8_t> w;
   std::vector<float> s, b, a, r, d;
+  std::vector<compress::Half> half_a;  // the same as a, or empty
   std::vector<uint8_t> x;
   std::vector<int64_t> index;
   compress::Dims x_dims, index_dims;
@@ -45,7 +46,8 @@ struct Case {
     spec.weight.data = w.data();
     spec.weight_step.data = s.data();
     spec.layer.shift.data = b.data();
-    spec.layer.saliency_weight.data = a.data();
+    spec.layer.saliency_weight.floats = half_a.empty() ? a.data() : nullptr;
+    spec.layer.saliency_weight.halves = half_a.empty() ? nullptr : half_a.data();
     spec.layer.saliency_bias.data = r.data();
     if (spec.layer.post_shift) spec.layer.post_shift->data = d.data();
   }
@@ -87,6 +89,10 @@ void fill(Case& c, int64_t outputs, int64_t channels, Random& random) {
                   static_cast<float>(random.integer(1, 4)));
   c.b = random.floats(outputs);
   c.a = random.floats(channels * outputs, 0.3f / std::sqrt(static_cast<float>(channels)));
+  if (random.chance(0.3)) {
+    c.half_a = random.halves(channels * outputs);
+    for (size_t i = 0; i < c.a.size(); ++i) c.a[i] = compress::to_float(c.half_a[i]);
+  }
   c.r = random.floats(outputs);
   for (float& value : c.r) value += 2.0f;
   c.d = random.floats(outputs);
@@ -255,7 +261,7 @@ void run_damaged(const Case& good) {
     for (compress::Dims* dims :
          {&c.spec.layer.shift.dims, &c.spec.layer.saliency_bias.dims, &c.spec.weight_step.dims})
       *dims = {1};
-    c.spec.layer.saliency_weight.dims = {compress::kMostInt8Terms + 1, 1};
+    c.spec.layer.saliency_weight = {nullptr, nullptr, {compress::kMostInt8Terms + 1, 1}};
     c.spec.layer.post_shift.reset();
   });
   refuse("no winners", [](Case& c) { c.spec.layer.winners = 0; });

@@ -1,0 +1,38 @@
+// The matrix of an FBS layer's saliency predictor, kept as the kernels read it. Independent of ONNX Runtime.
+#ifndef COMPRESS_PREDICTOR_H_
+#define COMPRESS_PREDICTOR_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/table.h"
+#include "layer.h"
+#include "scratch.h"
+
+namespace compress {
+
+class Predictor {
+ public:
+  // Copies A out of `spec`, which must have passed check_layer, in the precision that it has there.
+  Predictor(const LayerSpec& spec, const KernelTable* kernels);
+
+  // The predictor's part of KernelTable::saliency: s[o] of the outputs [first, last), both multiples of the
+  // vector's length, from the means of the inputs `live` and a bias padded to whole vectors.
+  void run(const float* means, const int32_t* live, int32_t channels, const float* bias, float slope,
+           int32_t first, int32_t last, float* s) const;
+
+  // One row for each input, row_floats() floats of memory apart, whatever lies in them.
+  const float* rows() const { return weight_.floats(); }
+  int32_t row_floats() const;
+  size_t bytes() const { return weight_.bytes(); }
+
+ private:
+  const KernelTable* kernels_;
+  int32_t padded_;  // outputs, to whole vectors
+  bool is_half_;
+  Buffer weight_;  // [C][padded_]
+};
+
+}  // namespace compress
+
+#endif  // COMPRESS_PREDICTOR_H_
