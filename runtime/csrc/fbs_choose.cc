@@ -25,9 +25,8 @@ void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Paralle
     const auto i = static_cast<int64_t>(item);
     for (int64_t part = parts * i / summers; part < parts * (i + 1) / summers; ++part) {
       const int64_t first = part * kSumPixels;
-      float* const copy = work.spread_input == nullptr ? nullptr : work.spread_input + first * work.pitch;
       kernels_->abs_sums(x + first * work.channels, std::min(kSumPixels, pixels - first), work.channels,
-                         work.left_out, work.partial_sums + part * 4 * work.channels, copy, work.pitch);
+                         work.left_out, work.partial_sums + part * 4 * work.channels);
     }
   });
   for (int32_t c = 0; c < work.channels; ++c) {

@@ -12,10 +12,6 @@ namespace compress {
 
 namespace {
 
-// Pixels this many floats apart, or a multiple, share one set of the first cache level: a tile's pixels would
-// evict each other (1024 channels: 89 instead of 115 GFLOP/s), so they are copied further apart.
-constexpr int32_t kCacheWayFloats = 1024;
-
 // Vector multiply-adds of the predictor from which on several threads divide it: it waits for memory.
 constexpr int64_t kDividedSaliency = 3000;
 
@@ -172,7 +168,6 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
   work.channels = channels;
   work.manner = manner;
   work.next = next;
-  work.pitch = taps_ == 1 && channels % kCacheWayFloats == 0 ? channels + kMaxLanes : channels;
   work.pack = packs(geometry, channels);
   work.stored = whole && channels == inputs_;
   work.all = !work.pack && !whole;
@@ -216,7 +211,6 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     }
     if (work.pack) work.packed = carver.take<float>(SharedWork::num_slots(manner.shares) * work.slot_floats);
     if (work.pack) work.block_sums = carver.take<float>(manner.shares * work.block_sums_floats);
-    if (work.pitch != channels) work.spread_input = carver.take<float>(input_pixels * work.pitch);
     if (work.all) work.sums = carver.take<float>(geometry.pixels() * padded);
     return carver.used();
   };
@@ -230,7 +224,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     for (int32_t c = 0; c < channels; ++c) work.left_out[c] = left_out_.floats()[work.live[c]];
   }
   choose(x, work, j, parallel);
-  convolve(work.spread_input == nullptr ? x : work.spread_input, work, y, parallel);
+  convolve(x, work, y, parallel);
 }
 
 }  // namespace compress

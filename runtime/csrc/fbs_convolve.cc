@@ -14,7 +14,7 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   task.channel_offsets = work.pack || work.stored ? nullptr : work.channel_offsets;
   task.tap_stride = tap_stride_;
   task.channels = work.channels;
-  task.pitch = work.pitch;
+  task.pitch = work.channels;
   task.k = work.all ? all_vectors_ * lanes_ : winners_;
   task.raw = work.all;
   task.epilogue = {work.bias, work.scale, post_shift_ == nullptr ? nullptr : work.post, spec_.lower,

@@ -27,7 +27,6 @@ inline constexpr int32_t kSegmentVectors = 2;
 struct FbsConv::Work {
   const Geometry* geometry;
   int32_t channels;
-  int32_t pitch;  // floats from pixel to pixel of what is convolved
   const int32_t* live;
   bool pack;        // squeeze the winners' weights first, or compute by the weights as they are
   bool stored;      // every output wins and every input is there: the weights are packed as they lie
@@ -62,7 +61,6 @@ struct FbsConv::Work {
   float* block_sums;  // of each share, where inputs come in blocks
   int64_t block_sums_floats;
   float* sums;
-  float* spread_input;
   int32_t* weight_rows;
   const float** sources;  // max_sources for each share
   int32_t* next_lines;    // kMostNextLines for each share

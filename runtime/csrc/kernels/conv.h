@@ -93,7 +93,61 @@ inline const int32_t* next_lines(compress::Prefetch* prefetch, int64_t count, co
   return nullptr;
 }
 
-template <int kVectors, int kPixels, bool kListed>
+// How conv_tile finds a row's weights and inputs.
+enum class Rows {
+  kInOrder,  // weights one after the other
+  kNear,     // likewise; inputs from a copy, a line of each pixel at a time
+  kListed,   // weights where channel_offsets says
+};
+
+// Pixels this many floats apart, or a multiple, share one set of the first cache level: a tile of them would
+// evict each other's lines between one value and the next (1024 channels: 89 instead of 115 GFLOP/s).
+constexpr int32_t kCacheWayFloats = 1024;
+constexpr int kLineFloats = 16;
+
+// A line of one pixel's inputs, of which `left` are there.
+inline void copy_line(float* to, const float* from, int64_t left) {
+#pragma GCC unroll 4
+  for (int c = 0; c < kLineFloats; c += kLanes) {
+    if (left <= c) return;
+    store(to + c, left - c >= kLanes ? load(from + c) : load_first(from + c, static_cast<int>(left - c)));
+  }
+}
+
+// sums[p][v] += the products of the channels [offset, end) of x[p], weights in order from `row`. While a line
+// of each pixel is worked on, the next one is copied, one pixel a channel: it comes from far away. `lines`,
+// `found` of them, are asked for meanwhile.
+template <int kVectors, int kPixels, int kPartial>
+inline __attribute__((always_inline)) void add_near_rows(const float* const* x, int64_t offset, int64_t end,
+                                                         const float* row, int64_t vector_stride,
+                                                         const float* source, const int32_t* lines,
+                                                         int64_t found,
+                                                         Vec (&sums)[kPartial][kPixels][kVectors]) {
+  static_assert(kMaxTile <= kLineFloats, "a channel copies one pixel");
+  alignas(64) float copies[2][kPixels][kLineFloats];
+  for (int p = 0; p < kPixels; ++p) copy_line(copies[0][p], x[p] + offset, end - offset);
+  for (int turn = 0; offset < end; turn ^= 1, offset += kLineFloats, row += kLineFloats * kLanes) {
+    const float* near[kPixels];
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) near[p] = copies[turn][p];
+    const int64_t next = offset + kLineFloats;
+    const auto add = [&](int c, int s) __attribute__((always_inline)) {
+      if (found > 0) __builtin_prefetch(source + *lines++, 0, 2);
+      --found;
+      add_row<kVectors, kPixels>(near, c, row + c * kLanes, vector_stride, sums[s]);
+      if (c < kPixels && next < end) copy_line(copies[turn ^ 1][c], x[c] + next, end - next);
+    };
+    const int count = next <= end ? kLineFloats : static_cast<int>(end - offset);
+    int c = 0;
+    for (; c + kPartial <= count; c += kPartial) {
+#pragma GCC unroll 4
+      for (int s = 0; s < kPartial; ++s) add(c + s, s);
+    }
+    for (; c < count; ++c) add(c, 0);
+  }
+}
+
+template <int kVectors, int kPixels, Rows kRows>
 void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int first_output) {
   constexpr int kPartial = num_partial_sums(kPixels);
   Vec sums[kPartial][kPixels][kVectors];
@@ -118,7 +172,7 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
   for (int r = 0; r < region.num_runs; ++r) {
     const Run run = region.runs[r];
     int64_t offset = static_cast<int64_t>(run.pixel) * task.pitch;
-    if constexpr (kListed) {
+    if constexpr (kRows == Rows::kListed) {
       for (int t = 0; t < run.taps; ++t) {
         const float* rows = tile.w + static_cast<int64_t>(run.tap + t) * task.tap_stride;
         const float* source = nullptr;
@@ -152,6 +206,13 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
         const float* source = nullptr;
         int64_t found;
         const int32_t* lines = next_lines(task.prefetch, length, &source, &found);
+        if constexpr (kRows == Rows::kNear) {
+          add_near_rows<kVectors, kPixels, kPartial>(x, offset, end, row, vector_stride, source, lines, found,
+                                                     sums);
+          row += (end - offset) * kLanes;
+          offset = end;
+          continue;
+        }
         for (const int64_t behind = offset + found; offset + kPartial <= behind; offset += kPartial) {
 #pragma GCC unroll 4
           for (int s = 0; s < kPartial; ++s) {
@@ -190,20 +251,35 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
 using TileFunction = void (*)(const ConvTask&, const Region&, const Tile&, int);
 
 // The kernel for a tile of `pixels`, found by counting down so that the list follows kMaxTile.
-template <int kVectors, bool kListed, int kPixels = kMaxTile>
+template <int kVectors, Rows kRows, int kPixels = kMaxTile>
 TileFunction tile_function(int pixels) {
-  if (pixels == kPixels) return conv_tile<kVectors, kPixels, kListed>;
+  if (pixels == kPixels) return conv_tile<kVectors, kPixels, kRows>;
   if constexpr (kPixels > 1) {
-    return tile_function<kVectors, kListed, kPixels - 1>(pixels);
+    return tile_function<kVectors, kRows, kPixels - 1>(pixels);
   } else {
     return nullptr;
   }
 }
 
+template <int kVectors>
+TileFunction tile_function(Rows rows, int pixels) {
+  switch (rows) {
+    case Rows::kInOrder:
+      return tile_function<kVectors, Rows::kInOrder>(pixels);
+    case Rows::kNear:
+      return tile_function<kVectors, Rows::kNear>(pixels);
+    case Rows::kListed:
+      return tile_function<kVectors, Rows::kListed>(pixels);
+  }
+  return nullptr;
+}
+
 void conv(const ConvTask& task, const float* w, int first_vector, int num_vectors, int first_tile,
           int last_tile) {
   const int first_output = first_vector * kLanes;
-  const bool listed = task.channel_offsets != nullptr;
+  const Rows rows = task.channel_offsets != nullptr                         ? Rows::kListed
+                    : task.input_step_x * task.pitch % kCacheWayFloats == 0 ? Rows::kNear
+                                                                            : Rows::kInOrder;
   Tile tile;
   tile.w = w;
   int known_pixels = 0;
@@ -214,9 +290,7 @@ void conv(const ConvTask& task, const float* w, int first_vector, int num_vector
             task.sums == nullptr ? nullptr : task.sums + static_cast<int64_t>(number) * 2 * kLanes * kMaxTile;
         if (pixels != known_pixels) {
           known_pixels = pixels;
-          function = num_vectors == 2
-                         ? (listed ? tile_function<2, true>(pixels) : tile_function<2, false>(pixels))
-                         : (listed ? tile_function<1, true>(pixels) : tile_function<1, false>(pixels));
+          function = num_vectors == 2 ? tile_function<2>(rows, pixels) : tile_function<1>(rows, pixels);
         }
         function(task, region, tile, first_output);
       });

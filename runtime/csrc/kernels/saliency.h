@@ -26,9 +26,9 @@ inline Vec abs_sum(const float* x, int64_t pixels, int64_t stride, int left, con
 
 // Pixel after pixel, the four partial sums in memory, so that x is read as it lies: many channels put each
 // pixel on a page of its own.
-template <bool kCopy, bool kShifted>
+template <bool kShifted>
 inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, const float* shift,
-                              float* sums, float* copy, int64_t copy_pitch) {
+                              float* sums) {
   for (int i = 0; i < 4 * channels; i += kLanes) store_first(sums + i, zero(), 4 * channels - i);
   for (int64_t p = 0; p < pixels; p += 4, x += 4 * static_cast<int64_t>(channels)) {
     const int rows = pixels - p < 4 ? static_cast<int>(pixels - p) : 4;
@@ -40,10 +40,8 @@ inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, 
         const Vec value = load_first(x + at, left);
         const Vec moved = kShifted ? add(value, load_first(shift + c, left)) : value;
         store_first(sums + at, add(load_first(sums + at, left), absolute(moved)), left);
-        if constexpr (kCopy) store_first(copy + i * copy_pitch + c, value, left);
       }
     }
-    if constexpr (kCopy) copy += 4 * copy_pitch;
   }
   for (int c = 0; c < channels; c += kLanes) {
     const int left = channels - c;
@@ -53,13 +51,10 @@ inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, 
 }
 
 template <bool kShifted>
-inline void moved_abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums,
-                           float* copy, int64_t copy_pitch) {
+inline void moved_abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shift,
+                           float* sums) {
   constexpr int kMany = 128;
-  if (copy != nullptr)
-    return abs_sums_streamed<true, kShifted>(x, pixels, channels, shift, sums, copy, copy_pitch);
-  if (channels >= kMany)
-    return abs_sums_streamed<false, kShifted>(x, pixels, channels, shift, sums, nullptr, 0);
+  if (channels >= kMany) return abs_sums_streamed<kShifted>(x, pixels, channels, shift, sums);
   for (int c = 0; c < channels; c += kLanes) {
     const int left = channels - c;
     const float* const own = kShifted ? shift + c : nullptr;
@@ -71,14 +66,12 @@ inline void moved_abs_sums(const float* x, int64_t pixels, int32_t channels, con
   }
 }
 
-void abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums, float* copy,
-              int64_t copy_pitch) {
-  if (shift == nullptr) return moved_abs_sums<false>(x, pixels, channels, shift, sums, copy, copy_pitch);
-  moved_abs_sums<true>(x, pixels, channels, shift, sums, copy, copy_pitch);
+void abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums) {
+  if (shift == nullptr) return moved_abs_sums<false>(x, pixels, channels, shift, sums);
+  moved_abs_sums<true>(x, pixels, channels, shift, sums);
 }
 
-// s[first … last - 1] += the products of kRows rows, row after row. While they are added, the kRows after
-// them
+// s[first … last - 1] += the products of kRows rows, row after row. While they are added, as many later ones
 // (`next`, null where there are none) are asked for: the matrix is read once per call, mostly from far away.
 template <int kRows, typename Weight>
 inline void add_rows(const float* u, const Weight* const* rows, const Weight* const* next, int32_t first,
@@ -92,7 +85,7 @@ inline void add_rows(const float* u, const Weight* const* rows, const Weight* co
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) sum = add(sum, mul(values[i], load(rows[i] + o)));
     store(s + o, sum);
-    if (next != nullptr && (kLanes >= kLine || o % kLine == 0)) {
+    if (next != nullptr && (kLanes >= kLine || (o - first) % kLine == 0)) {
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; ++i) __builtin_prefetch(next[i] + o, 0, 2);
     }
@@ -104,16 +97,22 @@ inline void predict(const float* u, const int32_t* live, int32_t channels, const
                     const float* r, float slope, int32_t first, int32_t last, float* s) {
   constexpr int kRows = 4;
   for (int o = first; o < last; o += kLanes) store(s + o, zero());
-  int c = 0;
-  const Weight* rows[2][kRows];
+  // Threads have stretches of the rows: the shorter these are, the more of them are on their way at a time.
+  constexpr int64_t kAheadBytes = 12288;
+  constexpr int kMostAhead = 64;
+  const int64_t stretch = (last - first) * static_cast<int64_t>(sizeof(Weight));
+  int ahead = kRows;
+  while (ahead < kMostAhead && ahead * stretch < kAheadBytes) ahead += kRows;
+  const Weight *rows[kRows], *next[kRows];
   const auto find_rows = [&](int from, const Weight** found) {
     for (int i = 0; i < kRows; ++i) found[i] = a + live[from + i] * pitch;
   };
-  if (channels >= kRows) find_rows(0, rows[0]);
-  for (int turn = 0; c + kRows <= channels; c += kRows, turn ^= 1) {
-    const bool more = c + 2 * kRows <= channels;
-    if (more) find_rows(c + kRows, rows[turn ^ 1]);
-    add_rows<kRows, Weight>(u + c, rows[turn], more ? rows[turn ^ 1] : nullptr, first, last, s);
+  int c = 0;
+  for (; c + kRows <= channels; c += kRows) {
+    find_rows(c, rows);
+    const bool more = c + ahead + kRows <= channels;
+    if (more) find_rows(c + ahead, next);
+    add_rows<kRows, Weight>(u + c, rows, more ? next : nullptr, first, last, s);
   }
   for (; c < channels; ++c) {
     const Weight* row = a + live[c] * pitch;

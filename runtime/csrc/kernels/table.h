@@ -198,12 +198,10 @@ struct KernelTable {
   void (*squeeze)(const float* sums, int64_t pitch, int64_t pixels, const SqueezeStep* steps,
                   const int32_t* first_step, const Epilogue& epilogue, int32_t k, float* y);
 
-  // sums[c] = sum over pixels of |x[p][c] + shift[c]|, shift null: 0; copy[p][c] = x[p][c] with row pitch
-  // copy_pitch, unless copy is null. sums has room for 4 * channels values and may be changed everywhere. The
-  // order of additions is fixed (four interleaved partial sums), so every instruction set gives the same bits
-  // and picks the same winners.
-  void (*abs_sums)(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums,
-                   float* copy, int64_t copy_pitch);
+  // sums[c] = sum over pixels of |x[p][c] + shift[c]|, shift null: 0. sums has room for 4 * channels values
+  // and may be changed everywhere. The order of additions is fixed (four interleaved partial sums), so every
+  // instruction set gives the same bits and picks the same winners.
+  void (*abs_sums)(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums);
 
   // s[o] = leaky(sum over live c, ascending, of u[c] * a[live[c]][o] + r[o], slope) for o in [first, last),
   // both multiples of `lanes`; a [C][pitch], r and s padded to whole vectors. Products are rounded before
