@@ -26,7 +26,7 @@ import onnx
 from native_layers import open_session, options_for, round_by_round
 from onnx import TensorProto, helper
 
-from compressor.pipeline.export import export_network
+from compressor.pipeline.export import Shipping, export_network
 from compressor.pipeline.source import open_source
 from exporters import export
 from exporters.int8 import Int8Settings
@@ -43,14 +43,17 @@ CALIBRATION_IMAGES = 8
 SLOWEST = 10  # nodes shown of a profile
 
 
-def exported(folder, network, density, batch=1):
+def exported(folder, network, density, batch=1, *, half=False):
     """Path of the network's file for that many images a run; `density` None is the dense one."""
-    kind = "dense" if density is None else f"fbs{round(100 * density)}"
+    kind = "dense" if density is None else f"fbs{round(100 * density)}" + ".half" * half
     kind += f".batch{batch}" if batch > 1 else ""
     path = folder / f"{network.rpartition(':')[2]}.{kind}.onnx"
     if not path.exists():
         method = None if density is None else "fbs"
-        export_network(network, output=path, method=method, density=density, batch=batch, untrained=True)
+        shipping = Shipping(half_predictors=half and method is not None)
+        export_network(
+            network, output=path, method=method, density=density, batch=batch, untrained=True, shipping=shipping
+        )
     return path
 
 
@@ -125,6 +128,7 @@ def main():
     parser.add_argument("--min-time", type=float, default=0.4, help="seconds of a round, at least")
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one by default")
     parser.add_argument("--int8", action="store_true", help="also the dense network in int8")
+    parser.add_argument("--half-predictors", action="store_true", help="predictors of 16 bits")
     parser.add_argument("--pin", action="store_true", help="every thread to a processor of its own")
     parser.add_argument("--profile", action="store_true", help="show where the native run's time goes")
     options = parser.parse_args()
@@ -135,7 +139,8 @@ def main():
         print(header + "  memory MB" + "             int8 ms" * options.int8)
         (nothing,) = benchmark([empty(folder)], runs=3, rounds=1, min_time_s=0.0)
         for network in options.networks.split(","):
-            files = [exported(folder, network, density, options.batch) for density in (None, options.density)]
+            files = [exported(folder, network, None, options.batch)]
+            files += [exported(folder, network, options.density, options.batch, half=options.half_predictors)]
             files += [exported_int8(folder, network)] if options.int8 else []
             threads = [int(number) for number in options.threads.split(",")]
             if options.pin:

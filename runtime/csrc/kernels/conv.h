@@ -28,15 +28,22 @@ constexpr int num_partial_sums(int pixels) {
   return 4 * pixels <= kMaxTile ? 4 : 2 * pixels <= kMaxTile ? 2 : 1;
 }
 
-template <int kVectors>
-inline void add_epilogue(Vec* sums, const compress::Epilogue& epilogue, int first_output) {
+// What becomes of sums that the bias has been added to.
+template <int kVectors, int kPixels>
+inline void apply_epilogue(const compress::Epilogue& epilogue, int first_output,
+                           Vec (&sums)[kPixels][kVectors]) {
   const Vec lower = broadcast(&epilogue.lower);
   const Vec upper = broadcast(&epilogue.upper);
+#pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
     const int o = first_output + v * kLanes;
-    Vec sum = mul(load(epilogue.scale + o), add(sums[v], load(epilogue.bias + o)));
-    if (epilogue.post != nullptr) sum = add(sum, load(epilogue.post + o));
-    sums[v] = clamp(sum, lower, upper);
+    const Vec scale = load(epilogue.scale + o);
+    const Vec post = epilogue.post == nullptr ? zero() : load(epilogue.post + o);
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+      const Vec scaled = mul(scale, sums[p][v]);
+      sums[p][v] = clamp(epilogue.post == nullptr ? scaled : add(scaled, post), lower, upper);
+    }
   }
 }
 
@@ -44,9 +51,9 @@ template <int kVectors, int kPixels>
 inline void store_tile(const ConvTask& task, const Tile& tile, int first_output,
                        Vec (&sums)[kPixels][kVectors]) {
   const int left = task.k - first_output;
+  if (!task.raw) apply_epilogue<kVectors, kPixels>(task.epilogue, first_output, sums);
 #pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
-    if (!task.raw) add_epilogue<kVectors>(sums[p], task.epilogue, first_output);
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       if (left >= (v + 1) * kLanes) {
@@ -151,12 +158,17 @@ template <int kVectors, int kPixels, Rows kRows>
 void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int first_output) {
   constexpr int kPartial = num_partial_sums(kPixels);
   Vec sums[kPartial][kPixels][kVectors];
+  // Sums begin with the bias.
 #pragma GCC unroll 4
-  for (int s = 0; s < kPartial; ++s)
-#pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p)
+  for (int s = 0; s < kPartial; ++s) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sums[s][p][v] = zero();
+    for (int v = 0; v < kVectors; ++v) {
+      const bool bias = s == 0 && !task.raw;
+      const Vec start = bias ? load(task.epilogue.bias + first_output + v * kLanes) : zero();
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) sums[s][p][v] = start;
+    }
+  }
   if (tile.sums != nullptr && !task.begins) {
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p)

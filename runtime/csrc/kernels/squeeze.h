@@ -66,8 +66,9 @@ void squeeze(const float* sums, int64_t pitch, int64_t pixels, const SqueezeStep
       Vec packed = zero();
       for (int s = first_step[v]; s < first_step[v + 1]; ++s)
         packed = take(packed, load(sums + steps[s].source * kLanes), load_lanes(steps[s].lanes));
-      add_epilogue<1>(&packed, epilogue, o);
-      store_first(y + o, packed, k - o);
+      Vec finished[1][1] = {{add(packed, load(epilogue.bias + o))}};
+      apply_epilogue<1, 1>(epilogue, o, finished);
+      store_first(y + o, finished[0][0], k - o);
     }
   }
 }
