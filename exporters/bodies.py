@@ -8,8 +8,8 @@ convolution with computed weights leaves ONNX Runtime's blocked layout. Three wa
 * Any other batch, all channels in and out: one dense convolution with constant weights.
 
 Measured at density 0.5 in ONNX Runtime 1.31.1 on one thread, as fractions of the dense network's time (README of
-`runtime`): 0.4 to 0.7 for one sample, but 1.5 for MobileNetV2, whose layers are small; 0.55 to 1.2 with the loop. Slowest
-of these is VGG-16 on 32x32 images, where half of the weights are gathered for planes of a few pixels. A dense
+`runtime`): 0.4 to 0.7 for one sample, but 1.5 for MobileNetV2, whose layers are small; 0.55 to 1.2 with the loop.
+Slowest of these is VGG-16 on 32x32 images, where half of the weights are gathered for planes of a few pixels. A dense
 convolution of unpacked planes whose winners are then picked out, the other way to serve any batch, took 1.1 to 1.2 on
 M-CifarNet, where the loop takes 0.6.
 
