@@ -25,10 +25,12 @@ inline Vec abs_sum(const float* x, int64_t pixels, int64_t stride, int left, con
 }
 
 // Pixel after pixel, the four partial sums in memory, so that x is read as it lies: many channels put each
-// pixel on a page of its own.
+// pixel on a page of its own, and at a page's end the processor's own guesses end too, so what comes is asked
+// for (eight images of ResNet-50, whose planes come from far away: 5 % of all).
 template <bool kShifted>
 inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, const float* shift,
                               float* sums) {
+  constexpr int kAheadFloats = 2048;
   for (int i = 0; i < 4 * channels; i += kLanes) store_first(sums + i, zero(), 4 * channels - i);
   for (int64_t p = 0; p < pixels; p += 4, x += 4 * static_cast<int64_t>(channels)) {
     const int rows = pixels - p < 4 ? static_cast<int>(pixels - p) : 4;
@@ -37,6 +39,7 @@ inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, 
 #pragma GCC unroll 4
       for (int i = 0; i < rows; ++i) {
         const int64_t at = i * static_cast<int64_t>(channels) + c;
+        __builtin_prefetch(x + at + kAheadFloats, 0, 2);
         const Vec value = load_first(x + at, left);
         const Vec moved = kShifted ? add(value, load_first(shift + c, left)) : value;
         store_first(sums + at, add(load_first(sums + at, left), absolute(moved)), left);
