@@ -140,6 +140,9 @@ def export_network(
     check_output(output, source=None if untrained else name)
     if density is not None and not 0.0 < density <= 1.0:
         raise MethodError(f"density {density} is not in (0, 1]; 0.5 computes half of each layer's channels")
+    shipping = shipping or Shipping()
+    if shipping.half_predictors and target != "onnx":
+        raise CompressorError(f"--half-predictors is for target onnx, where our ops read them, not for {target}")
     if method is not None and method not in methods.names():
         methods.get(method)  # says what is allowed
     source = open_source(name, untrained=untrained)
@@ -154,13 +157,10 @@ def export_network(
         source, notes = _attach_untrained(source, density)
     else:
         source, notes = _fit(source, data, density, progress)
-    shipping = shipping or Shipping()
     check_mode(shipping.sparse)  # also where filled-up widths leave nothing to decide
     image = _image_input(source, shipping)
     about = file_metadata(source, command=shipping.command)
     if shipping.half_predictors:
-        if target != "onnx":
-            raise CompressorError(f"--half-predictors is for target onnx, where our ops read them, not for {target}")
         source, note = halve_predictors(source, data)
         notes, about = (*notes, note), {**about, "predictors": "float16"}
     if data is not None and source.saved is not None and layers(source.model):

@@ -9,8 +9,6 @@ namespace compress {
 
 namespace {
 
-constexpr int32_t kLineFloats = 16;
-
 // Number `part` of `parts` about equal stretches of [0, size).
 struct Stretch {
   Stretch(int32_t size, int64_t part, int64_t parts)

@@ -15,18 +15,16 @@ namespace compress {
 // pages those are, nothing happens. Nobody may write to the range meanwhile.
 void drop_file_pages(const void* data, size_t bytes);
 
-inline void drop_file_pages(const Weights& weights) {
-  size_t bytes = weights.floats != nullptr ? sizeof(float) : sizeof(Half);
-  for (const int64_t size : weights.dims) bytes *= static_cast<size_t>(size);
-  drop_file_pages(weights.floats != nullptr ? static_cast<const void*>(weights.floats) : weights.halves,
-                  bytes);
-}
-
 template <typename T>
 void drop_file_pages(const Tensor<T>& tensor) {
   size_t bytes = sizeof(T);
   for (const int64_t size : tensor.dims) bytes *= static_cast<size_t>(size);
   drop_file_pages(tensor.data, bytes);
+}
+
+inline void drop_file_pages(const Weights& weights) {
+  if (weights.floats != nullptr) return drop_file_pages(Tensor<float>{weights.floats, weights.dims});
+  drop_file_pages(Tensor<Half>{weights.halves, weights.dims});
 }
 
 }  // namespace compress

@@ -164,17 +164,21 @@ std::optional<Tensor<T>> constant_if_any(const Api& api, const OrtKernelInfo* in
   return read_tensor<T>(api, name, value);
 }
 
+inline const OrtValue* required_constant(const Api& api, const OrtKernelInfo* info, size_t index,
+                                         const char* name) {
+  const OrtValue* const value = constant_value(api, info, index);
+  if (value == nullptr) require(std::string("input ") + name + kNotConstant);
+  return value;
+}
+
 template <typename T = float>
 Tensor<T> constant(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
-  std::optional<Tensor<T>> tensor = constant_if_any<T>(api, info, index, name);
-  if (!tensor) require(std::string("input ") + name + kNotConstant);
-  return *std::move(tensor);
+  return read_tensor<T>(api, name, required_constant(api, info, index, name));
 }
 
 // Of float or float16.
 inline Weights constant_weights(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
-  const OrtValue* const value = constant_value(api, info, index);
-  if (value == nullptr) require(std::string("input ") + name + kNotConstant);
+  const OrtValue* const value = required_constant(api, info, index, name);
   if (element_type(api, tensor_info(api, value).get()) == ort::kFloat16) {
     const Tensor<Half> halves = read_tensor<Half>(api, name, value);
     return {nullptr, halves.data, halves.dims};

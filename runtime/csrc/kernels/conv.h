@@ -10,6 +10,7 @@
 namespace {
 
 using compress::ConvTask;
+using compress::kLineFloats;
 using compress::Region;
 using compress::Run;
 
@@ -110,7 +111,6 @@ enum class Rows {
 // Pixels this many floats apart, or a multiple, share one set of the first cache level: a tile of them would
 // evict each other's lines between one value and the next (1024 channels: 89 instead of 115 GFLOP/s).
 constexpr int32_t kCacheWayFloats = 1024;
-constexpr int kLineFloats = 16;
 
 // A line of one pixel's inputs, of which `left` are there.
 inline void copy_line(float* to, const float* from, int64_t left) {

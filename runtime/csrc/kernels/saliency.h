@@ -79,7 +79,7 @@ void abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shi
 template <int kRows, typename Weight>
 inline void add_rows(const float* u, const Weight* const* rows, const Weight* const* next, int32_t first,
                      int32_t last, float* s) {
-  constexpr int kLine = 64 / sizeof(Weight);
+  constexpr int kLine = compress::kLineFloats * sizeof(float) / sizeof(Weight);
   Vec values[kRows];
 #pragma GCC unroll 4
   for (int i = 0; i < kRows; ++i) values[i] = broadcast(u + i);

@@ -19,6 +19,9 @@ namespace compress {
 // Widest vector of any instruction set; sizes what portable code prepares for kernels.
 inline constexpr int kMaxLanes = 16;
 
+// What memory hands over at a time.
+inline constexpr int kLineFloats = 16;
+
 // Taps that lie side by side in the input (all of one kernel row where the horizontal dilation is 1).
 struct Run {
   int32_t pixel;  // input pixels from the region's first valid tap
