@@ -85,8 +85,8 @@ class FBSVariant:
 
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0). `pointwise`: 1x1 kernels.
-    `blocks`: winner_block > 1. `left_out`: there is E. `half`: A is float16. `weight`: the tensor that holds W as
-    floats.
+    `blocks`: winner_block > 1. `left_out`: there is E. `half`: A is float16. `half_weight`: W is. `weight`: the tensor
+    that holds W as floats.
     """
 
     one_sample: bool
@@ -100,6 +100,7 @@ class FBSVariant:
     blocks: bool = False
     left_out: bool = False
     half: bool = False
+    half_weight: bool = False
     weight: str = "W"
 
     @property
@@ -112,6 +113,7 @@ class FBSVariant:
         words += ["shifted"] if self.post_shift else []
         words += ["whole"] if self.left_out else []
         words += ["half"] if self.half else []
+        words += ["light"] if self.half_weight else []
         words += [] if self.nonnegative else ["signed"]
         words += ["blocks"] if self.blocks and not self.all_win else []
         return "_".join([*words, self.activation])
@@ -127,7 +129,11 @@ def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> Fu
 
     The standard ops in it are those of `onnx_opset`, which must be the model's own.
     """
-    lines = [_MINUS_ONE, _TO_NCHW, *_planes(variant), "Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
+    lines = [_MINUS_ONE, _TO_NCHW]
+    if variant.half_weight:
+        variant = replace(variant, weight="kernel_floats")
+        lines += [f"{variant.weight} = Cast<to=1>(W)"]
+    lines += [*_planes(variant), "Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
     return function_of(opset.FBS_CONV, variant.overload, _inputs(opset.FBS_CONV, variant), lines, onnx_opset)
 
 
@@ -232,12 +238,35 @@ def unpack_add_int8_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) ->
     return function_of(opset.UNPACK_ADD_INT8, activation, names, lines, onnx_opset)
 
 
-def linear_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
-    """Returns the Linear function for one of UNPACK_ADD_ACTIVATIONS, which names its overload."""
-    lines = [*_spread(), "flat = Flatten<axis=1>(spread)", "sum = Gemm(flat, W, B)"]
-    lines += [UNPACK_ADD_ACTIVATIONS[activation].format(y="Y")]
+@dataclass(frozen=True)
+class LinearVariant:
+    """The choices in a Linear body.
+
+    `activation`: one of UNPACK_ADD_ACTIVATIONS. `dense_input`: I is the constant [[0 .. C-1]]. `half_weight`: W is
+    float16.
+    """
+
+    activation: str
+    dense_input: bool = False
+    half_weight: bool = False
+
+    @property
+    def overload(self) -> str:
+        """The name that tells this body from the others in one file."""
+        words = ["dense"] if self.dense_input else []
+        words += ["light"] if self.half_weight else []
+        return "_".join([*words, self.activation])
+
+
+def linear_body(variant: LinearVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the Linear function for `variant`."""
+    planes = "planes" if variant.dense_input else "spread"
+    lines = [_TO_NCHW] if variant.dense_input else _spread()
+    lines += ["floats = Cast<to=1>(W)"] if variant.half_weight else []
+    lines += [f"flat = Flatten<axis=1>({planes})", f"sum = Gemm(flat, {'floats' if variant.half_weight else 'W'}, B)"]
+    lines += [UNPACK_ADD_ACTIVATIONS[variant.activation].format(y="Y")]
     names = [tensor.name for tensor in opset.LINEAR.inputs]
-    return function_of(opset.LINEAR, activation, names, lines, onnx_opset)
+    return function_of(opset.LINEAR, variant.overload, names, lines, onnx_opset)
 
 
 def _unpack_to(result: str, absent: str = "") -> list[str]:

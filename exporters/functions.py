@@ -4,7 +4,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporters import bodies, opset
-from exporters.bodies import FBSVariant
+from exporters.bodies import FBSVariant, LinearVariant
 from exporters.errors import ExportError
 from exporters.nodes import attributes_of
 from exporters.sparse_body import sparse_activation, sparse_conv_body
@@ -20,7 +20,6 @@ _PLAIN = {
 _BOUNDED = {
     opset.UNPACK_ADD.name: bodies.unpack_add_body,
     opset.UNPACK_ADD_INT8.name: bodies.unpack_add_int8_body,
-    opset.LINEAR.name: bodies.linear_body,
 }
 _CLAMPED = {
     opset.DEPTHWISE_CONV.name: bodies.depthwise_conv_body,
@@ -58,6 +57,10 @@ def attach_functions(model: ModelProto) -> ModelProto:
         elif node.op_type in _CLAMPED:
             node.overload = _clamp(node)
             functions[node.op_type, node.overload] = _CLAMPED[node.op_type](node.overload, version)
+        elif node.op_type == opset.LINEAR.name:
+            form = _linear_variant(node, constants)
+            node.overload = form.overload
+            functions[node.op_type, form.overload] = bodies.linear_body(form, version)
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
@@ -98,13 +101,8 @@ def _clamp(node: NodeProto) -> str:
 
 
 def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:
-    values = attributes_of(node)
-    inputs = opset.OPS[node.op_type].inputs
-    for tensor, name in zip(inputs, node.input, strict=False):
-        if tensor.constant and name and name not in constants:
-            raise ExportError(f"node '{node.name}': input {tensor.name} must be an initializer, not '{name}'")
-    given = dict(zip([tensor.name for tensor in inputs], node.input, strict=False))
-    saliency_weight = constants[given["A"]]
+    values, given = attributes_of(node), _given(node, constants)
+    saliency_weight, weight = constants[given["A"]], constants[given["W"]]
     channels, outputs = saliency_weight.dims
     return FBSVariant(
         one_sample=one_sample,
@@ -113,12 +111,34 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
         normalize=bool(values["normalize"]),
         post_shift=bool(given.get("D")),
         left_out=bool(given.get("E")),
-        half=saliency_weight.data_type == TensorProto.FLOAT16,
+        half=_is_half(saliency_weight),
+        half_weight=_is_half(weight),
         activation=sparse_activation(values["lower"], values["upper"]),
         nonnegative=values["saliency_slope"] == 0.0,
-        pointwise=list(constants[given["W"]].dims[2:]) == [1, 1],
+        pointwise=list(weight.dims[2:]) == [1, 1],
         blocks=values["winner_block"] > 1,
     )
+
+
+def _linear_variant(node: NodeProto, constants: dict[str, TensorProto]) -> LinearVariant:
+    return LinearVariant(
+        _bound(node),
+        dense_input=_is_identity(constants.get(node.input[1]), attributes_of(node)["channels"]),
+        half_weight=_is_half(constants[_given(node, constants)["W"]]),
+    )
+
+
+def _given(node: NodeProto, constants: dict[str, TensorProto]) -> dict[str, str]:
+    """The tensors that a node reads, by the op's names for them; those that must be constant are."""
+    inputs = opset.OPS[node.op_type].inputs
+    for tensor, name in zip(inputs, node.input, strict=False):
+        if tensor.constant and name and name not in constants:
+            raise ExportError(f"node '{node.name}': input {tensor.name} must be an initializer, not '{name}'")
+    return dict(zip([tensor.name for tensor in inputs], node.input, strict=False))
+
+
+def _is_half(tensor: TensorProto) -> bool:
+    return bool(tensor.data_type == TensorProto.FLOAT16)
 
 
 def _is_identity(indices: TensorProto | None, channels: int) -> bool:

@@ -28,6 +28,7 @@ KEYS = {
     "plan": "channels kept, cut by cut: what `compress prune --plan` takes",
     "winners": "channels of each group in the order of how often they won, those that never did left out",
     "predictors": "float16 where saliency weights were rounded to it before the export",
+    "weights": "float16 where those of FBS layers and linear layers were rounded to it before the export",
     "padded": "channels of zeros that fill widths up, which the plan does not know of",
     "settings": "the method's hyper-parameters",
     "recipe": "the recipe that made the network, where there was one",

@@ -104,6 +104,8 @@ class Op:
     attributes: tuple[Attribute, ...]
 
 
+_FLOATS = "float or float16"
+
 FBS_CONV = Op(
     name="FBSConv",
     summary=(
@@ -122,9 +124,9 @@ FBS_CONV = Op(
             ("N|1", "Cx"),
             "which of the C channels each is, ascending; one row serves all samples",
         ),
-        Tensor("W", "float", ("K", "C", "kh", "kw"), "kernels, batch-norm statistics folded", constant=True),
+        Tensor("W", _FLOATS, ("K", "C", "kh", "kw"), "kernels, batch-norm statistics folded", constant=True),
         Tensor("B", "float", ("K",), "shift inside the product", constant=True),
-        Tensor("A", "float or float16", ("C", "K"), "saliency weights", constant=True),
+        Tensor("A", _FLOATS, ("C", "K"), "saliency weights", constant=True),
         Tensor("R", "float", ("K",), "saliency bias", constant=True),
         Tensor("D", "float", ("K",), "shift outside the product", optional=True, constant=True),
         Tensor("E", "float", ("C",), "what X leaves out of each channel's plane", optional=True, constant=True),
@@ -291,7 +293,7 @@ LINEAR = Op(
     inputs=(
         Tensor("X", "float", ("N", "H", "W", "Cx"), "packed, channels last"),
         Tensor("I", "int64", ("N|1", "Cx"), "place of each, ascending"),
-        Tensor("W", "float", ("C*H*W", "K"), "weights, transposed: a channel's rows lie together", constant=True),
+        Tensor("W", _FLOATS, ("C*H*W", "K"), "weights, transposed: a channel's rows lie together", constant=True),
         Tensor("B", "float", ("K",), "bias", constant=True),
     ),
     outputs=(Tensor("Y", "float", ("N", "K"), "dense"),),

@@ -59,6 +59,9 @@ def export(
     half_predictors: Annotated[
         bool, typer.Option("--half-predictors", help="Saliency weights of FBS layers in 16 bits: a smaller file.")
     ] = False,
+    half_weights: Annotated[
+        bool, typer.Option("--half-weights", help="All weights of FBS layers in 16 bits: half the file, faster too.")
+    ] = False,
     pad: Annotated[
         bool, typer.Option("--pad/--no-pad", help="Fill widths ONNX Runtime handles badly up with channels of zeros.")
     ] = True,
@@ -94,6 +97,7 @@ def export(
             sparse=sparse,
             keep_never=keep_never,
             half_predictors=half_predictors,
+            half_weights=half_weights,
             pad=pad,
             command=command_line(),
         ),

@@ -13,7 +13,7 @@ from compressor.costs.macs import count_macs
 from compressor.errors import CompressorError, MethodError
 from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.fixed_weights import fixed_weights
-from compressor.pipeline.half_predictors import halve_predictors
+from compressor.pipeline.halves import HALF_PREDICTORS, HALF_WEIGHTS, halve
 from compressor.pipeline.int8 import calibration, measure_accuracy, measure_int8_speed
 from compressor.pipeline.layout import lay_out
 from compressor.pipeline.padding import pad_widths
@@ -64,6 +64,7 @@ class Shipping:
         sparse: Which pruned convolutions become a SparseConv, one of `exporters.sparse_form.SPARSE_MODES`.
         keep_never: Leave channels of an FBS network that never win in the file.
         half_predictors: Round an FBS network's saliency weights to 16 bits; for target onnx alone.
+        half_weights: Round its other weights too, those of linear layers among them; not together with `int8`.
         pad: Fill widths that ONNX Runtime handles badly up with channels of zeros; a plain float32 file alone.
         command: What the user typed, for the file's metadata; None from Python.
     """
@@ -75,6 +76,7 @@ class Shipping:
     sparse: str = "auto"
     keep_never: bool = False
     half_predictors: bool = False
+    half_weights: bool = False
     pad: bool = True
     command: str | None = None
 
@@ -141,8 +143,7 @@ def export_network(
     if density is not None and not 0.0 < density <= 1.0:
         raise MethodError(f"density {density} is not in (0, 1]; 0.5 computes half of each layer's channels")
     shipping = shipping or Shipping()
-    if shipping.half_predictors and target != "onnx":
-        raise CompressorError(f"--half-predictors is for target onnx, where our ops read them, not for {target}")
+    _check_halves(shipping, target)
     if method is not None and method not in methods.names():
         methods.get(method)  # says what is allowed
     source = open_source(name, untrained=untrained)
@@ -160,9 +161,9 @@ def export_network(
     check_mode(shipping.sparse)  # also where filled-up widths leave nothing to decide
     image = _image_input(source, shipping)
     about = file_metadata(source, command=shipping.command)
-    if shipping.half_predictors:
-        source, note = halve_predictors(source, data)
-        notes, about = (*notes, note), {**about, "predictors": "float16"}
+    if shipping.half_predictors or shipping.half_weights:
+        source, note = halve(source, data, weights=shipping.half_weights)
+        notes, about = (*notes, note), {**about, **HALF_PREDICTORS, **(HALF_WEIGHTS if shipping.half_weights else {})}
     if data is not None and source.saved is not None and layers(source.model):
         layout = lay_out(source, data, keep_never=shipping.keep_never)
         source, notes = layout.source, (*notes, *layout.notes)
@@ -213,6 +214,15 @@ def export_network(
     if speeds and target == "tensorrt":
         speeds = (*speeds, _NOT_TENSORRT)
     return Exported(replace(file, path=output), (*notes, *speeds, *file.notes))
+
+
+def _check_halves(shipping: Shipping, target: str) -> None:
+    """Raises CompressorError where numbers of 16 bits do not go with the rest."""
+    option = "--half-weights" if shipping.half_weights else "--half-predictors"
+    if (shipping.half_weights or shipping.half_predictors) and target != "onnx":
+        raise CompressorError(f"{option} is for target onnx, where our ops read such numbers, not for {target}")
+    if shipping.half_weights and shipping.int8 is not None:
+        raise CompressorError("--half-weights: with --int8 weights are smaller still; add --half-predictors instead")
 
 
 def _image_input(source: Source, shipping: Shipping) -> ImageInput | None:

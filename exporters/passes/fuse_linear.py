@@ -24,7 +24,7 @@ from exporters.surgery import (
     transposed,
 )
 
-__all__ = ["fuse_linear"]
+__all__ = ["factorless", "fuse_linear", "replace_gemm", "rows_and_bias"]
 
 # A plane of zeros stays one.
 _POOLS = frozenset(["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"])
@@ -54,16 +54,67 @@ def fuse_linear(graph: gs.Graph) -> int:
         constants = None if source is None else _constants(node, source)
         if source is None or constants is None:
             continue
-        _fuse(graph, node, source, constants)
+        channels = source.unpack.attrs["channels"]
+        replace_gemm(graph, node, _pooled(graph, source), source.unpack.inputs[1], constants, channels=channels)
         fused += 1
     graph.cleanup().toposort()
     return fused
 
 
-def _source(gemm: gs.Node) -> _Source | None:
-    if gemm.domain or gemm.op != "Gemm" or gemm.attrs.get("transA", 0):
+def factorless(node: gs.Node) -> bool:
+    """True for a Gemm of rows as they are, without factors."""
+    if node.domain or node.op != "Gemm" or node.attrs.get("transA", 0):
+        return False
+    return bool(node.attrs.get("alpha", 1.0) == 1.0 and node.attrs.get("beta", 1.0) == 1.0)
+
+
+def rows_and_bias(gemm: gs.Node) -> tuple[gs.Constant, gs.Constant] | None:
+    """W (C, K) and b (K,) where the weights are constant and the bias fits."""
+    weight = constant_value(gemm.inputs[1])
+    if weight is None or weight.ndim != 2:
         return None
-    if gemm.attrs.get("alpha", 1.0) != 1.0 or gemm.attrs.get("beta", 1.0) != 1.0:
+    rows = weight.T if gemm.attrs.get("transB", 0) else weight
+    bias = constant_value(gemm.inputs[2]) if len(gemm.inputs) > 2 else np.zeros(rows.shape[1], np.float32)
+    if bias is None or bias.shape != (rows.shape[1],):
+        return None
+    values = [np.ascontiguousarray(value, np.float32) for value in (rows, bias)]
+    return gs.Constant(gemm.inputs[1].name, values[0]), gs.Constant(f"{gemm.name}.bias", values[1])
+
+
+def replace_gemm(
+    graph: gs.Graph,
+    gemm: gs.Node,
+    packed: gs.Tensor,
+    index: gs.Tensor,
+    constants: tuple[gs.Constant, gs.Constant],
+    *,
+    channels: int,
+) -> None:
+    """Puts a Linear on packed planes in the place of a Gemm, and of a Relu that alone reads it."""
+    last, lower = gemm, -opset.FLOAT_MAX
+    following = only_consumer(graph, gemm.outputs[0])
+    if following is not None and following.op == "Relu" and not following.domain:
+        last, lower = following, 0.0
+    (output,) = last.outputs
+    for constant in constants:
+        constant.name = fresh_name(graph, constant.name)
+    last.outputs.clear()
+    add_node(
+        graph,
+        opset.LINEAR.name,
+        [packed, index, *constants],
+        name=gemm.name,
+        domain=opset.DOMAIN,
+        attrs={"channels": channels, "lower": lower},
+        outputs=[output],
+    )
+    for node in (gemm, last):
+        node.outputs.clear()
+        node.inputs.clear()
+
+
+def _source(gemm: gs.Node) -> _Source | None:
+    if not factorless(gemm):
         return None
     flat = maker(gemm)
     if flat is None or flat.domain or flat.op not in ("Flatten", "Reshape"):
@@ -83,41 +134,11 @@ def _source(gemm: gs.Node) -> _Source | None:
 
 def _constants(gemm: gs.Node, source: _Source) -> tuple[gs.Constant, gs.Constant] | None:
     """W (C*H*W, K) and b (K,) where all sizes are known and fit."""
-    weight, shape, flat = constant_value(gemm.inputs[1]), source.planes.shape, gemm.inputs[0].shape
-    if weight is None or weight.ndim != 2 or shape is None or flat is None or len(flat) != 2:
+    constants, shape, flat = rows_and_bias(gemm), source.planes.shape, gemm.inputs[0].shape
+    if constants is None or shape is None or flat is None or len(flat) != 2 or flat[0] != shape[0]:
         return None
-    rows = weight.T if gemm.attrs.get("transB", 0) else weight
     sizes = [size for size in shape[1:] if isinstance(size, int)]
-    if len(sizes) != 3 or rows.shape[0] != np.prod(sizes) or flat[0] != shape[0]:
-        return None
-    bias = constant_value(gemm.inputs[2]) if len(gemm.inputs) > 2 else np.zeros(rows.shape[1], np.float32)
-    if bias is None or bias.shape != (rows.shape[1],):
-        return None
-    values = [np.ascontiguousarray(value, np.float32) for value in (rows, bias)]
-    return gs.Constant(gemm.inputs[1].name, values[0]), gs.Constant(f"{gemm.name}.bias", values[1])
-
-
-def _fuse(graph: gs.Graph, gemm: gs.Node, source: _Source, constants: tuple[gs.Constant, gs.Constant]) -> None:
-    last, lower = gemm, -opset.FLOAT_MAX
-    following = only_consumer(graph, gemm.outputs[0])
-    if following is not None and following.op == "Relu" and not following.domain:
-        last, lower = following, 0.0
-    (output,) = last.outputs
-    for constant in constants:
-        constant.name = fresh_name(graph, constant.name)
-    last.outputs.clear()
-    add_node(
-        graph,
-        opset.LINEAR.name,
-        [_pooled(graph, source), source.unpack.inputs[1], *constants],
-        name=gemm.name,
-        domain=opset.DOMAIN,
-        attrs={"channels": source.unpack.attrs["channels"], "lower": lower},
-        outputs=[output],
-    )
-    for node in (gemm, last):
-        node.outputs.clear()
-        node.inputs.clear()
+    return constants if len(sizes) == 3 and constants[0].values.shape[0] == np.prod(sizes) else None
 
 
 def _pooled(graph: gs.Graph, source: _Source) -> gs.Tensor:

@@ -18,7 +18,7 @@ from exporters.passes.lower_sparse_conv import LowerSparseConv
 from exporters.passes.name_tensors import name_tensors
 from exporters.passes.push_transpose_down import push_transpose_down
 from exporters.passes.push_unpack_down import push_unpack_down
-from exporters.passes.store_halves import store_halves
+from exporters.passes.store_halves import store_half_predictors, store_half_weights
 
 __all__ = ["Onnx", "Pass"]
 
@@ -69,7 +69,8 @@ class Onnx:
             *(() if whole_weights else (fuse_linear,)),
             *(() if int8 else (lay_out_input,)),
             fold_constants,
-            *(() if whole_weights else (store_halves,)),
+            *(() if whole_weights else (store_half_predictors,)),
+            *(() if whole_weights or int8 else (store_half_weights,)),
             name_tensors,
         )
 

@@ -22,7 +22,7 @@ struct Stretch {
 // The rows of a vector of weights that the inputs select, for every segment.
 void FbsConv::list_rows(const Work& work) const {
   for (int32_t c = 0, r = 0; c < work.channels; ++c) {
-    for (int32_t t = 0; t < taps_; ++t) work.weight_rows[r++] = work.channel_offsets[c] + t * tap_stride_;
+    for (int32_t t = 0; t < taps_; ++t) work.weight_rows[r++] = weights_.line_of(work.live[c], t);
   }
 }
 
@@ -32,13 +32,11 @@ void FbsConv::ask_for_segment(const Work& work, const Segment& segment, int32_t 
   const float** const sources = work.sources + int64_t{own} * work.max_sources;
   int32_t count = 0;
   if (work.stored) {
-    for (; count < segment.width; ++count) {
-      sources[count] = weight_.floats() + (segment.vector + count) * vector_stride_;
-    }
+    for (; count < segment.width; ++count) sources[count] = weights_.lines_of(segment.vector + count);
   } else {
     const int32_t* const steps = work.first_step + segment.vector;
     for (int32_t i = steps[0]; i < steps[segment.width]; ++i) {
-      const float* const source = weight_.floats() + work.steps[i].source * vector_stride_;
+      const float* const source = weights_.lines_of(work.steps[i].source);
       if (count == 0 || sources[count - 1] != source) sources[count++] = source;
     }
   }

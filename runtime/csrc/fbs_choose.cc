@@ -52,7 +52,9 @@ void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Paralle
     if (winner_block_ > 1) block_means(work.saliency, outputs_, winner_block_, work.ranked);
     top_k(*kernels_, work.ranked, outputs_, winners_, work.keys, work.winners);
   }
-  if (work.pack || work.all) squeeze_steps(work.winners, winners_, lanes_, work.steps, work.first_step);
+  if (work.pack || work.all) {
+    squeeze_steps(work.winners, winners_, lanes_, weights_.source_outputs(), work.steps, work.first_step);
+  }
 
   const int32_t winners_padded = vectors_ * lanes_;
   for (int32_t i = 0; i < winners_padded; ++i) {

@@ -45,24 +45,9 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
       lanes_(kernels->lanes),
       all_vectors_((outputs_ + lanes_ - 1) / lanes_),
       vectors_((winners_ + lanes_ - 1) / lanes_),
+      weights_(spec, kernels),
       predictor_(spec, kernels) {
-  const bool every_output_wins = winners_ == outputs_;
-  channel_stride_ = every_output_wins ? lanes_ : taps_ * lanes_;
-  tap_stride_ = every_output_wins ? inputs_ * lanes_ : lanes_;
-  vector_stride_ = static_cast<int64_t>(inputs_) * taps_ * lanes_;
   const int32_t padded = all_vectors_ * lanes_;
-
-  weight_ = Buffer(sizeof(float) * static_cast<size_t>(vector_stride_) * all_vectors_);
-  std::memset(weight_.data(), 0, weight_.bytes());
-  for (int32_t o = 0; o < outputs_; ++o) {
-    float* vector = weight_.floats() + o / lanes_ * vector_stride_ + o % lanes_;
-    const float* source = spec.weight.data + static_cast<int64_t>(o) * inputs_ * taps_;
-    for (int32_t c = 0; c < inputs_; ++c) {
-      for (int32_t t = 0; t < taps_; ++t) {
-        vector[static_cast<int64_t>(c) * channel_stride_ + static_cast<int64_t>(t) * tap_stride_] = *source++;
-      }
-    }
-  }
 
   per_output_ = Buffer(sizeof(float) * 3 * static_cast<size_t>(padded));
   std::memset(per_output_.data(), 0, per_output_.bytes());
@@ -88,14 +73,18 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
     }
   }
 
-  // Winners are ascending, so the first panel is packed from the first vectors: about K / k times as many as
+  // Winners are ascending, so the first panel is packed from the first outputs: about K / k times as many as
   // it has.
-  const int32_t first_sources = every_output_wins ? 0 : std::min(2 * outputs_ / winners_ + 1, all_vectors_);
-  link_.describe({inputs_, predictor_.rows(), predictor_.row_floats(), weight_.floats(), first_sources,
-                  all_vectors_, vector_stride_, channel_stride_},
-                 weight_.bytes() + predictor_.bytes());
+  const int32_t first_outputs = winners_ == outputs_ ? 0 : (2 * outputs_ / winners_ + 1) * lanes_;
+  const int32_t stretch = weights_.stretch_outputs();
+  const int32_t first_stretches = std::min((first_outputs + stretch - 1) / stretch, weights_.num_stretches());
+  const auto memory = static_cast<int32_t>(weights_.values_per_float());
+  link_.describe({inputs_, predictor_.rows(), predictor_.row_floats(), weights_.floats(), first_stretches,
+                  weights_.num_stretches(), weights_.vector_stride() / memory, weights_.line_of(1, 0)},
+                 weights_.bytes() + predictor_.bytes());
 
-  spec_.weight.data = spec_.shift.data = spec_.saliency_bias.data = nullptr;
+  spec_.weight = {nullptr, nullptr, spec.weight.dims};
+  spec_.shift.data = spec_.saliency_bias.data = nullptr;
   spec_.saliency_weight = {nullptr, nullptr, spec.saliency_weight.dims};
   if (spec_.post_shift) spec_.post_shift->data = nullptr;
   if (spec_.left_out) spec_.left_out->data = nullptr;
@@ -105,6 +94,7 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
 // Measured against both ways, this choice is the faster one (tests/benchmarks/native_ways.py).
 bool FbsConv::packs(const Geometry& geometry, int32_t channels) const {
   if (winners_ == outputs_ && channels == inputs_) return false;  // the weights are packed as they lie
+  if (weights_.is_half()) return true;                            // which the convolution does not read
   if (forced_ != Way::kNone) return forced_ == Way::kPacked;
   if (winner_block_ % lanes_ == 0) return true;  // whole vectors win: nothing is squeezed
   const double pack_cost = kSqueezeCost * taps_ * (all_vectors_ + vectors_);
@@ -173,7 +163,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
   work.all = !work.pack && !whole;
   work.vectors = work.all ? all_vectors_ : vectors_;
   way_.store(work.pack ? Way::kPacked : work.all ? Way::kAll : Way::kStored, std::memory_order_relaxed);
-  const int64_t weights = int64_t{taps_} * channels * padded;
+  const int64_t weights = int64_t{taps_} * channels * padded / weights_.values_per_float();
   work.far = !work.all && weights >= (next.weights_are_far ? kFarWeights : kFarWeightsOfFew);
   const int64_t tile = geometry.tap_pixels * channels * kSegmentVectors / geometry.num_tiles;
   work.shared.count = manner.shares;
@@ -219,7 +209,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
 
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(index[c]);
   work.live = work.live_memory;
-  for (int32_t c = 0; c < channels; ++c) work.channel_offsets[c] = work.live[c] * channel_stride_;
+  for (int32_t c = 0; c < channels; ++c) work.channel_offsets[c] = work.live[c] * weights_.channel_stride();
   if (work.left_out != nullptr) {
     for (int32_t c = 0; c < channels; ++c) work.left_out[c] = left_out_.floats()[work.live[c]];
   }

@@ -13,6 +13,7 @@
 #include "predictor.h"
 #include "scratch.h"
 #include "shares.h"
+#include "stored_weights.h"
 #include "ways.h"
 
 namespace compress {
@@ -71,12 +72,7 @@ class FbsConv {
   int32_t outputs_, inputs_, taps_, winners_, winner_block_;
   int32_t lanes_, all_vectors_, vectors_;  // vectors of all outputs, and of winners
 
-  // [vector][channel][tap][lanes] where winners are chosen per input, so that a live channel's rows lie
-  // together; [vector][tap][channel][lanes] where every output wins and nothing is packed.
-  Buffer weight_;
-  int64_t vector_stride_;
-  int32_t channel_stride_, tap_stride_;
-
+  StoredWeights weights_;
   Predictor predictor_;
   Buffer per_output_;  // R, B, D: each padded to whole vectors
   Buffer left_out_;    // [C], or empty

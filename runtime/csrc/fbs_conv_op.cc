@@ -23,7 +23,7 @@ struct FbsConvKernel {
 };
 
 constexpr char kFbsConv[] = "FBSConv";
-constexpr size_t kSaliencyWeight = 4;  // A, of float or float16
+constexpr size_t kWeight = 2, kSaliencyWeight = 4;  // W and A, of float or float16
 
 OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const OrtKernelInfo* info,
                            void** kernel) {
@@ -31,7 +31,7 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
   return guarded(api, kFbsConv, [&] {
     LayerSpec spec;
     read_fbs_layer(api, info, 3, &spec);
-    spec.weight = constant(api, info, 2, "W");
+    spec.weight = constant_weights(api, info, 2, "W");
     spec.post_shift = constant_if_any(api, info, 6, "D");
     spec.left_out = constant_if_any(api, info, 7, "E");
     require(check_layer(spec));
@@ -76,7 +76,7 @@ void describe_fbs_conv(Op* op) {
   op->name = [](const ort::CustomOp*) { return kFbsConv; };
   op->input_count = [](const ort::CustomOp*) -> size_t { return 8; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int {
-    return i == 1 ? ort::kInt64 : i == kSaliencyWeight ? ort::kAny : ort::kFloat;
+    return i == 1 ? ort::kInt64 : i == kWeight || i == kSaliencyWeight ? ort::kAny : ort::kFloat;
   };
   op->input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
     return i >= 6 ? ort::kOptional : ort::kRequired;

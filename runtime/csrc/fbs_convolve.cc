@@ -10,9 +10,9 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   ConvTask task = {};
   task.x = x;
   task.y = work.all ? work.sums : y;
-  task.vector_stride = work.pack ? int64_t{taps_} * work.channels * lanes_ : vector_stride_;
+  task.vector_stride = work.pack ? int64_t{taps_} * work.channels * lanes_ : weights_.vector_stride();
   task.channel_offsets = work.pack || work.stored ? nullptr : work.channel_offsets;
-  task.tap_stride = tap_stride_;
+  task.tap_stride = weights_.tap_stride();
   task.channels = work.channels;
   task.pitch = work.channels;
   task.k = work.all ? all_vectors_ * lanes_ : winners_;

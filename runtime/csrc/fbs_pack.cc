@@ -19,10 +19,7 @@ constexpr int32_t kPackRows = 64;
 void FbsConv::pack(const Work& work, const Segment& segment, int32_t begin, int32_t end,
                    float* packed) const {
   PackTask task = {};
-  task.w = weight_.floats();
-  task.vector_stride = vector_stride_;
-  task.channel_stride = channel_stride_;
-  task.tap_stride = tap_stride_;
+  weights_.describe(&task);
   task.live = work.live + begin;
   task.channels = end - begin;
   task.taps = taps_;
@@ -41,6 +38,7 @@ void FbsConv::pack(const Work& work, const Segment& segment, int32_t begin, int3
 // True where a segment's winners are whole vectors of channels, as those that always win are when they lie
 // first.
 bool FbsConv::lies_together(const Work& work, const Segment& segment) const {
+  if (weights_.is_half()) return false;
   const int32_t* const steps = work.first_step + segment.vector;
   for (int32_t v = 0; v < segment.width; ++v) {
     if (steps[v + 1] - steps[v] != 1) return false;
@@ -57,12 +55,13 @@ bool FbsConv::lies_together(const Work& work, const Segment& segment) const {
 // What a stored vector holds beyond the last winner is computed and not kept.
 const float* FbsConv::find_weights(const Work& work, const Segment& segment, const float* slot,
                                    ConvTask* task) const {
-  if (!work.pack) return weight_.floats() + segment.vector * vector_stride_;
+  if (!work.pack) return weights_.floats() + segment.vector * weights_.vector_stride();
   if (!lies_together(work, segment)) return slot;
   const SqueezeStep* const steps = work.steps + work.first_step[segment.vector];
-  task->vector_stride = segment.width == 2 ? (steps[1].source - steps[0].source) * vector_stride_ : 0;
+  const int64_t vector_stride = weights_.vector_stride();
+  task->vector_stride = segment.width == 2 ? (steps[1].source - steps[0].source) * vector_stride : 0;
   task->channel_offsets = work.channel_offsets;
-  return weight_.floats() + steps[0].source * vector_stride_;
+  return weights_.floats() + steps[0].source * vector_stride;
 }
 
 }  // namespace compress

@@ -99,7 +99,7 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
     for (int32_t c = 0; c < inputs_; ++c) work.live_memory[c] = c;
     for (int32_t o = 0; o < outputs_; ++o) work.winners[o] = o;
     work.live = work.live_memory;
-    squeeze_steps(work.winners, winners_, lanes_, work.steps, work.first_step);
+    squeeze_steps(work.winners, winners_, lanes_, lanes_, work.steps, work.first_step);
     whole_ = Buffer(static_cast<size_t>(work.vector_bytes) * vectors_);
     for (int32_t v = 0; v < vectors_; ++v) {
       pack(work, v, reinterpret_cast<int8_t*>(whole_.data()) + v * work.vector_bytes);
@@ -213,7 +213,7 @@ void FbsConvInt8::choose(const uint8_t* x, const Geometry& geometry, const Work&
     if (winner_block_ > 1) block_means(work.saliency, outputs_, winner_block_, work.ranked);
     top_k(*kernels_, work.ranked, outputs_, winners_, work.keys, work.winners);
   }
-  if (!work.stored) squeeze_steps(work.winners, winners_, lanes_, work.steps, work.first_step);
+  if (!work.stored) squeeze_steps(work.winners, winners_, lanes_, lanes_, work.steps, work.first_step);
 
   for (int32_t i = 0; i < vectors_ * lanes_; ++i) {
     const bool wins = i < winners_;

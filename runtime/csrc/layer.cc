@@ -74,6 +74,14 @@ std::string text(std::span<const int64_t> dims) {
   return result + "]";
 }
 
+std::string check_halves(const char* name, const Weights& weights) {
+  if (weights.halves == nullptr) return "";
+  int64_t count = 1;
+  for (const int64_t size : weights.dims) count *= size;
+  if (std::all_of(weights.halves, weights.halves + count, is_finite)) return "";
+  return std::string(name) + " holds values that are not finite; as float16 it must be finite";
+}
+
 std::string check_layer(const LayerSpec& spec) {
   std::string error;
   const auto failed = [&](std::string found) { return !(error = std::move(found)).empty(); };
@@ -101,10 +109,7 @@ std::string check_layer(const LayerSpec& spec) {
   }
   if (!small_product({spec.inputs(), outputs + kMaxLanes}))
     return "A has shape " + text(spec.saliency_weight.dims) + "; it is too large";
-  // Instruction sets need not agree on what lies beyond.
-  const Half* const halves = spec.saliency_weight.halves;
-  if (halves != nullptr && !std::all_of(halves, halves + spec.inputs() * outputs, is_finite))
-    return "A holds values that are not finite; as float16 it must be finite";
+  if (failed(check_halves("W", spec.weight)) || failed(check_halves("A", spec.saliency_weight))) return error;
   if (spec.winners < 1 || spec.winners > outputs) {
     return "winners is " + integer(spec.winners) + "; W of shape " + text(w) + " allows 1 to " +
            integer(outputs);

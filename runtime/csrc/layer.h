@@ -43,7 +43,7 @@ struct LayerSpec {
   float saliency_slope = 0.0f;
   int64_t normalize = 0;
   int64_t winner_block = 1;
-  Tensor<float> weight;                     // W [K, C, kh, kw]
+  Weights weight;                           // W [K, C, kh, kw]
   Tensor<float> shift;                      // B [K]
   Weights saliency_weight;                  // A [C, K]
   Tensor<float> saliency_bias;              // R [K]
@@ -73,6 +73,9 @@ std::string check_window(const Spec& spec) {
   if (error.empty()) error = check_list("dilations", spec.dilations, 2, 1);
   return error;
 }
+
+// Halves must be finite: instruction sets need not agree on others.
+std::string check_halves(const char* name, const Weights& weights);
 
 // lower and upper of a clamp.
 std::string check_bounds(float lower, float upper);

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "rows.h"
+
 namespace compress {
 
 namespace {
@@ -48,7 +50,7 @@ std::string check_linear_input(const LinearSpec& spec, const Tensor<float>& x, c
   return error;
 }
 
-Linear::Linear(const LinearSpec& spec, const float* weight, const float* shift, const KernelTable* kernels)
+Linear::Linear(const LinearSpec& spec, const Weights& weight, const float* shift, const KernelTable* kernels)
     : spec_(spec),
       kernels_(kernels),
       pitch_(static_cast<int32_t>((spec.outputs() + kernels->lanes - 1) / kernels->lanes * kernels->lanes)) {
@@ -57,16 +59,12 @@ Linear::Linear(const LinearSpec& spec, const float* weight, const float* shift, 
   std::memset(shift_.data(), 0, shift_.bytes());
   std::copy_n(shift, outputs, shift_.floats());
   if (pitch_ == outputs) return;
-  weight_ = Buffer(sizeof(float) * static_cast<size_t>(spec.weight[0] * pitch_));
-  std::memset(weight_.data(), 0, weight_.bytes());
-  for (int64_t row = 0; row < spec.weight[0]; ++row) {
-    std::copy_n(weight + row * outputs, outputs, weight_.floats() + row * pitch_);
-  }
+  weight_ = padded_rows(weight, pitch_);
 }
 
 // y = B + the sum of the rows of W that exist, each times its input: what the predictor does, so its kernel
 // does it. Several samples go through the rows together, a few at a time, so that all find them in the cache.
-void Linear::run(const Tensor<float>& x, const Tensor<int64_t>& index, const float* weight, float* y,
+void Linear::run(const Tensor<float>& x, const Tensor<int64_t>& index, const Weights& weight, float* y,
                  const Parallel& parallel) const {
   const int64_t samples = x.dims[0];
   const int64_t pixels = x.dims[1] * x.dims[2];
@@ -101,7 +99,8 @@ void Linear::run(const Tensor<float>& x, const Tensor<int64_t>& index, const flo
     std::copy_n(shift_.floats(), pitch_, sums + n * pitch_);
   }
 
-  const float* const matrix = weight_.data() == nullptr ? weight : weight_.floats();
+  const Rows matrix = weight_.data() == nullptr ? Rows{weight.floats, weight.halves, pitch_}
+                                                : rows_of(weight_, weight.halves != nullptr, pitch_);
   const auto num_rows = static_cast<int32_t>(spec_.weight[0]);
   const auto shared = static_cast<int32_t>(std::max<int64_t>(4, kSharedFloats / pitch_));
   const int32_t step = samples == 1 ? num_rows : shared;
@@ -114,8 +113,7 @@ void Linear::run(const Tensor<float>& x, const Tensor<int64_t>& index, const flo
     const auto last = static_cast<int32_t>(vectors * (block + 1) / blocks * kernels_->lanes);
     int32_t* const done = next + block * samples;  // of each sample's rows
     if (samples == 1) {
-      return kernels_->saliency(values, rows, terms, matrix, pitch_, shift_.floats(), 1.0f, first, last,
-                                sums);
+      return add_rows(*kernels_, values, rows, terms, matrix, shift_.floats(), 1.0f, first, last, sums);
     }
     std::fill_n(done, samples, 0);
     for (int32_t end = step;; end += step) {
@@ -127,8 +125,8 @@ void Linear::run(const Tensor<float>& x, const Tensor<int64_t>& index, const flo
                       : static_cast<int32_t>(std::lower_bound(own + begin, own + terms, end) - own);
         if (begin == done[n]) continue;
         float* const sum = sums + n * pitch_;
-        kernels_->saliency(values + n * terms + begin, own + begin, done[n] - begin, matrix, pitch_, sum,
-                           1.0f, first, last, part);
+        add_rows(*kernels_, values + n * terms + begin, own + begin, done[n] - begin, matrix, sum, 1.0f,
+                 first, last, part);
         std::copy(part + first, part + last, sum + first);
       }
       if (end >= num_rows) break;

@@ -30,7 +30,7 @@ std::string check_linear_input(const LinearSpec& spec, const Tensor<float>& x, c
 class Linear {
  public:
   // Copies what it needs: the weights only where their rows are no whole vectors.
-  Linear(const LinearSpec& spec, const float* weight, const float* shift, const KernelTable* kernels);
+  Linear(const LinearSpec& spec, const Weights& weight, const float* shift, const KernelTable* kernels);
 
   const LinearSpec& spec() const { return spec_; }
 
@@ -38,8 +38,8 @@ class Linear {
   bool has_copy() const { return weight_.bytes() > 0; }
 
   // y [N, K] from inputs that have passed check_linear_input; `weight` is W as it lies in the caller's
-  // memory. Safe to call from several threads at a time. Throws std::bad_alloc.
-  void run(const Tensor<float>& x, const Tensor<int64_t>& index, const float* weight, float* y,
+  // memory, as the constructor had it. Safe to call from several threads at a time. Throws std::bad_alloc.
+  void run(const Tensor<float>& x, const Tensor<int64_t>& index, const Weights& weight, float* y,
            const Parallel& parallel) const;
 
  private:

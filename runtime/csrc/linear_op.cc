@@ -15,6 +15,7 @@ namespace compress {
 namespace {
 
 constexpr char kLinear[] = "Linear";
+constexpr size_t kWeight = 2;  // W, of float or float16
 
 struct LinearKernel {
   Api api;
@@ -31,13 +32,14 @@ OrtStatus* create_linear(const ort::CustomOp* op, const void* table, const OrtKe
       require("attribute channels is missing; it must be an int");
     spec.lower = -std::numeric_limits<float>::max();
     attribute(api, info, "lower", &spec.lower);
-    const Tensor<float> weight = constant(api, info, 2, "W");
+    const Weights weight = constant_weights(api, info, kWeight, "W");
     const Tensor<float> shift = constant(api, info, 3, "B");
     spec.weight = weight.dims;
     spec.shift = shift.dims;
     require(check_linear(spec));
+    require(check_halves("W", weight));
     const Setting& setting = static_cast<const Op*>(op)->setting;
-    auto layer = std::make_unique<const Linear>(spec, weight.data, shift.data, setting.kernels);
+    auto layer = std::make_unique<const Linear>(spec, weight, shift.data, setting.kernels);
     if (layer->has_copy()) drop_file_pages(weight);
     *kernel = new LinearKernel{api, setting.threads, std::move(layer)};
   });
@@ -48,12 +50,12 @@ OrtStatus* run_linear(void* kernel, OrtKernelContext* context) {
   return guarded(self.api, kLinear, [&] {
     const Tensor<float> x = input<float>(self.api, context, 0, "X");
     const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
-    const Tensor<float> weight = input<float>(self.api, context, 2, "W");
+    const Weights weight = input_weights(self.api, context, kWeight, "W");
     const LinearSpec& spec = self.layer->spec();
     require(check_linear_input(spec, x, index));
     float* y = output<float>(self.api, context, 0, {x.dims[0], spec.outputs()});
     SessionThreads threads(self.api, context, self.threads);
-    self.layer->run(x, index, weight.data, y, threads.parallel());
+    self.layer->run(x, index, weight, y, threads.parallel());
     threads.finish();
   });
 }
@@ -72,7 +74,9 @@ OrtStatus* infer_linear(const ort::CustomOp*, OrtShapeInferContext* context, con
 void describe_linear(Op* op) {
   op->name = [](const ort::CustomOp*) { return kLinear; };
   op->input_count = [](const ort::CustomOp*) -> size_t { return 4; };
-  op->input_type = [](const ort::CustomOp*, size_t i) -> int { return i == 1 ? ort::kInt64 : ort::kFloat; };
+  op->input_type = [](const ort::CustomOp*, size_t i) -> int {
+    return i == 1 ? ort::kInt64 : i == kWeight ? ort::kAny : ort::kFloat;
+  };
   op->input_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
   op->output_count = [](const ort::CustomOp*) -> size_t { return 1; };
   op->output_type = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };

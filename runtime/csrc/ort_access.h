@@ -119,12 +119,32 @@ Tensor<T> read_tensor(const Api& api, const char* name, const OrtValue* value) {
   return {static_cast<const T*>(data), dims_of(api, info.get())};
 }
 
-template <typename T>
-Tensor<T> input(const Api& api, const OrtKernelContext* context, size_t index, const char* name) {
+// Of float or float16.
+inline Weights read_weights(const Api& api, const char* name, const OrtValue* value) {
+  if (element_type(api, tensor_info(api, value).get()) == ort::kFloat16) {
+    const Tensor<Half> halves = read_tensor<Half>(api, name, value);
+    return {nullptr, halves.data, halves.dims};
+  }
+  const Tensor<float> floats = read_tensor<float>(api, name, value);
+  return {floats.data, nullptr, floats.dims};
+}
+
+inline const OrtValue* input_value(const Api& api, const OrtKernelContext* context, size_t index,
+                                   const char* name) {
   const OrtValue* value = nullptr;
   check(api.input(context, index, &value));
   if (value == nullptr) require(std::string("input ") + name + " is missing");
-  return read_tensor<T>(api, name, value);
+  return value;
+}
+
+template <typename T>
+Tensor<T> input(const Api& api, const OrtKernelContext* context, size_t index, const char* name) {
+  return read_tensor<T>(api, name, input_value(api, context, index, name));
+}
+
+inline Weights input_weights(const Api& api, const OrtKernelContext* context, size_t index,
+                             const char* name) {
+  return read_weights(api, name, input_value(api, context, index, name));
 }
 
 inline bool has_input(const Api& api, const OrtKernelContext* context, size_t index) {
@@ -176,15 +196,8 @@ Tensor<T> constant(const Api& api, const OrtKernelInfo* info, size_t index, cons
   return read_tensor<T>(api, name, required_constant(api, info, index, name));
 }
 
-// Of float or float16.
 inline Weights constant_weights(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
-  const OrtValue* const value = required_constant(api, info, index, name);
-  if (element_type(api, tensor_info(api, value).get()) == ort::kFloat16) {
-    const Tensor<Half> halves = read_tensor<Half>(api, name, value);
-    return {nullptr, halves.data, halves.dims};
-  }
-  const Tensor<float> floats = read_tensor<float>(api, name, value);
-  return {floats.data, nullptr, floats.dims};
+  return read_weights(api, name, required_constant(api, info, index, name));
 }
 
 inline std::string node_name(const Api& api, const OrtKernelInfo* info) {

@@ -76,10 +76,10 @@ int32_t max_squeeze_steps(int32_t count, int32_t k, int32_t lanes) {
   return (count + lanes - 1) / lanes + (k + lanes - 1) / lanes;
 }
 
-void squeeze_steps(const int32_t* winners, int32_t k, int32_t lanes, SqueezeStep* steps,
+void squeeze_steps(const int32_t* winners, int32_t k, int32_t lanes, int32_t source_lanes, SqueezeStep* steps,
                    int32_t* first_step) {
   int32_t num_steps = 0;
-  const int shift = std::countr_zero(static_cast<uint32_t>(lanes));
+  const int shift = std::countr_zero(static_cast<uint32_t>(source_lanes));
   for (int32_t first = 0; first < k; first += lanes) {
     *first_step++ = num_steps;
     const int32_t last = std::min(first + lanes, k);

@@ -24,9 +24,10 @@ void top_k(const KernelTable& kernels, const float* s, int32_t count, int32_t k,
 // Most steps squeeze_steps can write for k winners of `count` channels.
 int32_t max_squeeze_steps(int32_t count, int32_t k, int32_t lanes);
 
-// Writes the steps for ascending `winners`; those of output vector v are steps[first_step[v]] … first_step[v
-// + 1] - 1.
-void squeeze_steps(const int32_t* winners, int32_t k, int32_t lanes, SqueezeStep* steps, int32_t* first_step);
+// Writes the steps for ascending `winners`, each from one source of `source_lanes` outputs, `lanes` or more
+// and a power of two; those of output vector v are steps[first_step[v]] … first_step[v + 1] - 1.
+void squeeze_steps(const int32_t* winners, int32_t k, int32_t lanes, int32_t source_lanes, SqueezeStep* steps,
+                   int32_t* first_step);
 
 }  // namespace compress
 

@@ -144,7 +144,7 @@ def chosen(channels, density, block):
     return min(channels, -(-max(1, round(channels * density)) // block) * block)
 
 
-def fbs_run(shape, density, *, threads, batch, isa, block=1, half=False, pin=False):
+def fbs_run(shape, density, *, threads, batch, isa, block=1, halves=(), pin=False):
     """What runs the layer, and how many times fewer multiplications it takes."""
     rng = np.random.default_rng(0)
     options = options_for(threads, pin=pin, native=True, isa=isa)
@@ -167,8 +167,8 @@ def fbs_run(shape, density, *, threads, batch, isa, block=1, half=False, pin=Fal
         strides=(shape.stride, shape.stride),
         winner_block=block,
     )
-    if half:
-        layer.constants["A"] = layer.constants["A"].astype(np.float16)
+    for name in halves:
+        layer.constants[name] = layer.constants[name].astype(np.float16)
     native = open_session(reference.fbs_model(layer), options)
     saved = shape.inputs * shape.outputs / (live * winners)
     return bound_run(native, {"X": x, "I": index}), saved
@@ -219,7 +219,7 @@ def main():
     parser.add_argument("--threads", default="1")
     parser.add_argument("--batches", default="1")
     parser.add_argument("--winner-block", type=int, default=1, help="channels that win or lose together")
-    parser.add_argument("--half-predictors", action="store_true", help="predictors of 16 bits")
+    parser.add_argument("--half", choices=("predictors", "weights"), help="of 16 bits; weights: predictors too")
     parser.add_argument("--isa", default="", help="instruction set; the best one here by default")
     parser.add_argument("--seconds", type=float, default=1.0, help="per cell")
     parser.add_argument("--only", default="", help="layers whose name contains this")
@@ -238,7 +238,7 @@ def main():
                 cells, times_ms = [], []
                 for density in densities:
                     settings = {"batch": batch, "isa": options.isa, "block": options.winner_block, "pin": options.pin}
-                    settings["half"] = options.half_predictors
+                    settings["halves"] = {None: "", "predictors": "A", "weights": "WA"}[options.half]
                     run, saved = fbs_run(shape, density, threads=threads, **settings)
                     if options.scaling:
                         alone, _ = fbs_run(shape, density, threads=1, **settings)

@@ -43,14 +43,18 @@ CALIBRATION_IMAGES = 8
 SLOWEST = 10  # nodes shown of a profile
 
 
-def exported(folder, network, density, batch=1, *, half=False):
-    """Path of the network's file for that many images a run; `density` None is the dense one."""
-    kind = "dense" if density is None else f"fbs{round(100 * density)}" + ".half" * half
+def exported(folder, network, density, batch=1, *, half=None):
+    """Path of the network's file for that many images a run; `density` None is the dense one.
+
+    `half`: predictors or weights, of 16 bits.
+    """
+    kind = "dense" if density is None else f"fbs{round(100 * density)}" + (f".{half}" if half else "")
     kind += f".batch{batch}" if batch > 1 else ""
     path = folder / f"{network.rpartition(':')[2]}.{kind}.onnx"
     if not path.exists():
         method = None if density is None else "fbs"
-        shipping = Shipping(half_predictors=half and method is not None)
+        halves = {f"half_{half}": True} if half and method is not None else {}
+        shipping = Shipping(**halves)
         export_network(
             network, output=path, method=method, density=density, batch=batch, untrained=True, shipping=shipping
         )
@@ -128,7 +132,7 @@ def main():
     parser.add_argument("--min-time", type=float, default=0.4, help="seconds of a round, at least")
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one by default")
     parser.add_argument("--int8", action="store_true", help="also the dense network in int8")
-    parser.add_argument("--half-predictors", action="store_true", help="predictors of 16 bits")
+    parser.add_argument("--half", choices=("predictors", "weights"), help="of 16 bits; weights: predictors too")
     parser.add_argument("--pin", action="store_true", help="every thread to a processor of its own")
     parser.add_argument("--profile", action="store_true", help="show where the native run's time goes")
     options = parser.parse_args()
@@ -140,7 +144,7 @@ def main():
         (nothing,) = benchmark([empty(folder)], runs=3, rounds=1, min_time_s=0.0)
         for network in options.networks.split(","):
             files = [exported(folder, network, None, options.batch)]
-            files += [exported(folder, network, options.density, options.batch, half=options.half_predictors)]
+            files += [exported(folder, network, options.density, options.batch, half=options.half)]
             files += [exported_int8(folder, network)] if options.int8 else []
             threads = [int(number) for number in options.threads.split(",")]
             if options.pin:

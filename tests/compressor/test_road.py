@@ -82,26 +82,37 @@ def test_channels_that_never_win_are_not_in_the_file(
     assert compress("verify", folder / "fbs.pt", tmp_path / "lean.onnx", "--data", "digits", "--images", 16) == 0
 
 
-def predictor_types(file: Path) -> set[int]:
-    weights = onnx.load(file).graph.initializer
-    return {weight.data_type for weight in weights if weight.name.endswith(".saliency_weight")}
+def types_of(file: Path, role: str) -> set[int]:
+    """Of the FBS layers' inputs that are called so."""
+    graph = onnx.load(file).graph
+    names = {name for node in graph.node if node.op_type.startswith("FBSConv") for name in node.input}
+    return {weight.data_type for weight in graph.initializer if weight.name in names and weight.name.endswith(role)}
 
 
-def test_predictors_of_16_bits_go_all_the_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert predictor_types(folder / "fbs.onnx") == {onnx.TensorProto.FLOAT}
-    words = ("export", folder / "fbs.pt", "--data", "digits", "--no-measure", "--half-predictors")
-    assert compress(*words, "-o", tmp_path / "half.onnx") == 0
-    assert "predictors in float16" in capsys.readouterr().err
-    assert predictor_types(tmp_path / "half.onnx") == {onnx.TensorProto.FLOAT16}
-    verify = ("verify", folder / "fbs.pt", tmp_path / "half.onnx", "--data", "digits", "--images", 16)
-    assert compress(*verify) == 0
-    assert compress(*words, "--int8", "-o", tmp_path / "half_int8.onnx") == 0
-    assert predictor_types(tmp_path / "half_int8.onnx") == {onnx.TensorProto.FLOAT16}
+def test_numbers_of_16_bits_go_all_the_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    float_, half = {onnx.TensorProto.FLOAT}, {onnx.TensorProto.FLOAT16}
+    predictors, weights = ".saliency_weight", ".weight"
+    assert types_of(folder / "fbs.onnx", predictors) == types_of(folder / "fbs.onnx", weights) == float_
+    words = ("export", folder / "fbs.pt", "--data", "digits", "--no-measure")
+    for option, kernels in (("--half-predictors", float_), ("--half-weights", half)):
+        file = tmp_path / f"{option}.onnx"
+        assert compress(*words, option, "-o", file) == 0
+        said = capsys.readouterr().err
+        assert "predictors in float16" in said
+        assert ("weights in float16" in said) == (option == "--half-weights")
+        assert types_of(file, predictors) == half
+        assert types_of(file, weights) == kernels
+        assert compress("verify", folder / "fbs.pt", file, "--data", "digits", "--images", 16) == 0
+    assert compress(*words, "--half-predictors", "--int8", "-o", tmp_path / "half_int8.onnx") == 0
+    assert types_of(tmp_path / "half_int8.onnx", predictors) == half
 
     capsys.readouterr()
     for refused, why in (
         (("export", folder / "dense.pt", "--half-predictors"), "no FBS layers"),
-        ((*words, "--target", "tensorrt"), "for target onnx"),
+        (("export", folder / "dense.pt", "--half-weights"), "no FBS layers"),
+        ((*words, "--half-predictors", "--target", "tensorrt"), "for target onnx"),
+        ((*words, "--half-weights", "--target", "tensorrt"), "--half-weights is for target onnx"),
+        ((*words, "--half-weights", "--int8"), "add --half-predictors instead"),
     ):
         assert compress(*refused, "-o", tmp_path / "x.onnx") == 1
         assert why in capsys.readouterr().err

@@ -52,7 +52,10 @@ CASES = {
     "pointwise": {"taps": 1, "pads": [0, 0, 0, 0]},
     "pointwise, strided, blocks": {"taps": 1, "pads": [0, 0, 0, 0], "strides": [2, 2], "winner_block": 4},
     "pointwise, all win": {"taps": 1, "pads": [0, 0, 0, 0], "winners": 12},
-    "predictor of 16 bits": {"half": True},
+    "predictor of 16 bits": {"half": "A"},
+    "kernels of 16 bits": {"half": "W"},
+    "kernels of 16 bits, pointwise": {"half": "WA", "taps": 1, "pads": [0, 0, 0, 0]},
+    "kernels of 16 bits, all win": {"half": "W", "winners": 12},
 }
 
 
@@ -63,8 +66,8 @@ def test_body_equals_definition(case, dense, batch):
     rng = np.random.default_rng(0)
     changes = {"winners": 6} | CASES[case]
     constants = layer(rng, taps=changes.pop("taps", 3), post_shift=changes.pop("post_shift", False))
-    if changes.pop("half", False):
-        constants["A"] = constants["A"].astype(np.float16)
+    for name in changes.pop("half", ""):
+        constants[name] = constants[name].astype(np.float16)
     attributes = reference.fbs_attributes(**changes)
     x, indices = packed_input(rng, 3 if batch == "N" else batch, 8 if dense else 5)
     indices = np.arange(8)[None] if dense else indices
@@ -74,7 +77,7 @@ def test_body_equals_definition(case, dense, batch):
     onnx.checker.check_model(model, full_check=True)
     y, j = stock(model, {"X": x} if dense else {"X": x, "I": indices})
     wanted, winners = reference.fbs_conv(
-        x, indices, *(constants[name] for name in "WBAR"), constants.get("D"), **attributes
+        x, indices, *(constants[name].astype(np.float32) for name in "WBAR"), constants.get("D"), **attributes
     )
     np.testing.assert_array_equal(j, winners)
     np.testing.assert_allclose(y, wanted, rtol=0, atol=RELATIVE * max(1.0, np.abs(wanted).max()))

@@ -4,6 +4,7 @@ import pytest
 from exporters import opset
 from exporters.bodies import (
     FBSVariant,
+    LinearVariant,
     depthwise_conv_body,
     fbs_conv_body,
     linear_body,
@@ -30,7 +31,7 @@ PLAIN = FBSVariant(
         fbs_conv_body(PLAIN),
         unpack_body(),
         unpack_add_body("bounded"),
-        linear_body("relu"),
+        linear_body(LinearVariant("relu", half_weight=True)),
         depthwise_conv_body("clip"),
         to_nhwc_body(),
     ],

@@ -55,11 +55,34 @@ def test_large_layers_are_cut_without_changing_a_bit(threads):
         np.testing.assert_array_equal(alone, together)
 
 
+@pytest.mark.parametrize("outputs", [1, 33, 160])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_weights_of_16_bits_are_those_of_32_to_the_bit(outputs, batch):
+    rng = np.random.default_rng(outputs)
+    weight, bias = layer(rng, 20, 6, outputs)
+    halves = weight.astype(np.float16)
+    x, index = make_input(rng, live=7, channels=20, batch=batch, size=(2, 3))
+    for isa in reference.isa_names():
+        got, wanted = (
+            reference.open_session(reference.linear_model(values, bias, 20), isa).run(None, {"X": x, "I": index})[0]
+            for values in (halves, halves.astype(np.float32))
+        )
+        np.testing.assert_array_equal(got, wanted, err_msg=isa)
+
+
+def test_a_linear_layer_of_16_bits_must_be_finite():
+    model = reference.linear_model(np.full((24, 7), np.inf, np.float16), np.zeros(7, np.float32), 4)
+    with pytest.raises(Exception, match="Linear: W holds values that are not finite"):
+        reference.open_session(model)
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float16])
 @pytest.mark.parametrize("lower", [-FLOAT_MAX, 0.0, 0.5])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_native_linear_equals_function_body(lower, batch):
+def test_native_linear_equals_function_body(lower, batch, precision):
     rng = np.random.default_rng(1)
     weight, bias = layer(rng, 12, 15, 9)
+    weight = weight.astype(precision)
     x, index = make_input(rng, live=5, channels=12, batch=batch, size=(3, 5))
     bare = reference.linear_model(weight, bias, 12, lower)
     complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()

@@ -89,6 +89,27 @@ def test_predictors_of_16_bits_are_those_of_32_to_the_bit(outputs, left_out):
         np.testing.assert_array_equal(run(narrow, x, index, isa)[1], first, err_msg=isa)
 
 
+@pytest.mark.parametrize("outputs", [1, 15, 33, 80, 130])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_weights_of_16_bits_are_those_of_32(outputs, kernel, threads):
+    rng = np.random.default_rng(outputs)
+    for winners in {1, (outputs + 3) // 4, (outputs + 1) // 2, outputs}:
+        for live in (19, 11):
+            wide = make_layer(rng, channels=19, outputs=outputs, kernel=kernel, winners=winners)
+            halves = wide.constants["W"].astype(np.float16)
+            halves.flat[:3] = 0.0, 6e-8, -65504.0  # zero, the smallest and the largest
+            narrow = wide.changed(constants=wide.constants | {"W": halves})
+            wide.constants["W"][:] = halves
+            x, index = make_input(rng, live=live, channels=19, size=(9, 7))
+            y, j = reference.fbs_conv(wide, x, index)
+            for isa in ISAS:
+                got_y, got_j = run(narrow, x, index, isa, threads)
+                np.testing.assert_array_equal(got_j, j, err_msg=isa)
+                scale = max(1.0, float(np.abs(y).max(initial=0)))
+                np.testing.assert_allclose(got_y, y, rtol=0, atol=TOLERANCE * scale, err_msg=isa)
+
+
 CASES = {
     "no padding": {"pads": (0, 0, 0, 0)},
     "padding at one corner": {"pads": (0, 0, 1, 2), "strides": (2, 2)},

@@ -48,6 +48,12 @@ LOADING = {
         {},
         "A holds values that are not finite",
     ),
+    "W in 16 bits, not a number": (
+        with_constant("W", (6, 4, 3, 3), np.nan, np.float16),
+        {},
+        "W holds values that are not finite",
+    ),
+    "W in 64 bits": (with_constant("W", (6, 4, 3, 3), dtype=np.float64), {}, "W has element type 11"),
     "A in 64 bits": (with_constant("A", (4, 6), dtype=np.float64), {}, "A has element type 11; it must be float"),
     "R of rank 2": (with_constant("R", (6, 1)), {}, r"R has shape \[6, 1\]"),
     "D of another size": (with_constant("D", (7,)), {}, r"D has shape \[7\]"),

@@ -106,6 +106,26 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
   _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(count), lanes);
 }
 
+// As in kernels/halves.h, out of a line at a time.
+inline constexpr int kHalfSource = 32;
+struct HalfVec {
+  __m512i halves;  // in the lower half
+};
+struct HalfLanes {
+  __m512i places;
+  __mmask32 taken;
+};
+inline HalfVec no_halves() { return {_mm512_setzero_si512()}; }
+inline HalfLanes half_lanes_of(const int32_t* lanes) {
+  const __m512i all = load_lanes(lanes);
+  const auto taken = static_cast<__mmask16>(~_mm512_movepi32_mask(all));
+  return {_mm512_castsi256_si512(_mm512_cvtepi32_epi16(all)), taken};
+}
+inline HalfVec take_halves(HalfVec old, const compress::Half* source, HalfLanes lanes) {
+  return {_mm512_mask_permutexvar_epi16(old.halves, lanes.taken, lanes.places, _mm512_loadu_si512(source))};
+}
+inline Vec finished(HalfVec packed) { return _mm512_cvtph_ps(_mm512_castsi512_si256(packed.halves)); }
+
 // As in kernels/columns.h, a row in each quarter until all is found: a byte of -1 picks a 0.
 using Columns = __m512i;
 inline Columns columns_of(const int32_t* lanes) {

@@ -112,5 +112,6 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 }  // namespace
 
 #include "kernels/columns.h"  // last: on top of what stands above
+#include "kernels/halves.h"
 
 #endif  // COMPRESS_ISA_NEON_H_

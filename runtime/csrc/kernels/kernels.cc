@@ -29,6 +29,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .name = COMPRESS_TEXT(COMPRESS_ISA),
     .lanes = kLanes,
     .max_tile = kMaxTile,
+    .half_source = kHalfSource,
     .conv = conv,
     .pack = pack,
     .squeeze = squeeze,

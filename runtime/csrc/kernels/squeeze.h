@@ -11,18 +11,43 @@ namespace {
 using compress::PackTask;
 using compress::SqueezeStep;
 
+// Where a step's source lies in the first row, and the sums that it adds to: of floats,
+inline const float* source_of(const PackTask& task, const SqueezeStep& step, const float* w) {
+  return w + step.source * task.vector_stride;
+}
+inline Lanes lanes_of(const SqueezeStep& step, const float*) { return load_lanes(step.lanes); }
+inline Vec nothing(const float*) { return zero(); }
+inline Vec take_from(Vec packed, const float* source, Lanes lanes) {
+  return take(packed, load(source), lanes);
+}
+inline Vec finished(Vec packed) { return packed; }
+
+// and of halves.
+inline const compress::Half* source_of(const PackTask& task, const SqueezeStep& step,
+                                       const compress::Half* w) {
+  constexpr int kSources = compress::kLineHalves / kHalfSource;  // of a line
+  return w + step.source / kSources * task.vector_stride + step.source % kSources * kHalfSource;
+}
+inline HalfLanes lanes_of(const SqueezeStep& step, const compress::Half*) {
+  return half_lanes_of(step.lanes);
+}
+inline HalfVec nothing(const compress::Half*) { return no_halves(); }
+inline HalfVec take_from(HalfVec packed, const compress::Half* source, HalfLanes lanes) {
+  return take_halves(packed, source, lanes);
+}
+
 // kSteps at compile time keeps every step's permutation in a register across all rows; 0 reads them from
 // memory.
-template <int kSteps>
-void pack_rows(const PackTask& task, int first, int last) {
+template <int kSteps, typename Weight>
+void pack_rows(const PackTask& task, const Weight* w, int first, int last) {
   constexpr int kKnown = kSteps > 0 ? kSteps : 1;
-  Lanes lanes[kKnown];
-  const float* source[kKnown];
+  decltype(lanes_of(task.steps[0], w)) lanes[kKnown];
+  const Weight* source[kKnown];
   if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
     for (int s = 0; s < kSteps; ++s) {
-      lanes[s] = load_lanes(task.steps[s].lanes);
-      source[s] = task.w + task.steps[s].source * task.vector_stride;
+      lanes[s] = lanes_of(task.steps[s], w);
+      source[s] = source_of(task, task.steps[s], w);
     }
   }
   const int64_t out_stride = static_cast<int64_t>(task.channels) * kLanes;
@@ -30,33 +55,40 @@ void pack_rows(const PackTask& task, int first, int last) {
     int64_t row = static_cast<int64_t>(task.live[c]) * task.channel_stride;
     float* out = task.out + static_cast<int64_t>(c) * kLanes;
     for (int t = 0; t < task.taps; ++t, row += task.tap_stride, out += out_stride) {
-      Vec packed = zero();
+      auto packed = nothing(w);
       if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
-        for (int s = 0; s < kSteps; ++s) packed = take(packed, load(source[s] + row), lanes[s]);
+        for (int s = 0; s < kSteps; ++s) packed = take_from(packed, source[s] + row, lanes[s]);
       } else {
-        for (int s = 0; s < task.num_steps; ++s)
-          packed = take(packed, load(task.w + task.steps[s].source * task.vector_stride + row),
-                        load_lanes(task.steps[s].lanes));
+        for (int s = 0; s < task.num_steps; ++s) {
+          const SqueezeStep& step = task.steps[s];
+          packed = take_from(packed, source_of(task, step, w) + row, lanes_of(step, w));
+        }
       }
-      store(out, packed);
+      store(out, finished(packed));
     }
   }
 }
 
-void pack(const PackTask& task, int first, int last) {
+template <typename Weight>
+void pack_weights(const PackTask& task, const Weight* w, int first, int last) {
   switch (task.num_steps) {
     case 1:
-      return pack_rows<1>(task, first, last);
+      return pack_rows<1>(task, w, first, last);
     case 2:
-      return pack_rows<2>(task, first, last);
+      return pack_rows<2>(task, w, first, last);
     case 3:
-      return pack_rows<3>(task, first, last);
+      return pack_rows<3>(task, w, first, last);
     case 4:
-      return pack_rows<4>(task, first, last);
+      return pack_rows<4>(task, w, first, last);
     default:
-      return pack_rows<0>(task, first, last);
+      return pack_rows<0>(task, w, first, last);
   }
+}
+
+void pack(const PackTask& task, int first, int last) {
+  if (task.halves != nullptr) return pack_weights(task, task.halves, first, last);
+  pack_weights(task, task.w, first, last);
 }
 
 void squeeze(const float* sums, int64_t pitch, int64_t pixels, const SqueezeStep* steps,

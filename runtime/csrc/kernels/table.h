@@ -21,6 +21,7 @@ inline constexpr int kMaxLanes = 16;
 
 // What memory hands over at a time.
 inline constexpr int kLineFloats = 16;
+inline constexpr int kLineHalves = 32;
 
 // Taps that lie side by side in the input (all of one kernel row where the horizontal dilation is 1).
 struct Run {
@@ -91,20 +92,23 @@ struct ConvTask {
   bool begins, ends;
 };
 
-// One part of an output vector: lane i takes lane lanes[i] of vector `source`, or keeps what it has where
-// lanes[i] < 0. The steps of one vector follow each other; lanes no step fills are 0.
+// One part of an output vector: lane i takes value lanes[i] of `source`, or keeps what it has where lanes[i]
+// < 0. The steps of one vector follow each other; lanes no step fills are 0.
 struct SqueezeStep {
   int32_t source;
   int32_t lanes[kMaxLanes];
 };
 
 // out[t][c][lane] = winners' columns of w's row (t, live[c]) for one output vector, for c in [first, last).
-//   w [vector][C][tap][lanes], 64-byte aligned; out [tap][channels][lanes], 64-byte aligned.
+//   Of floats: w [vector][C][tap][lanes], a source of a step is a vector. Of halves:
+//   [line][C][tap][kLineHalves], a source is half_source of the row's halves. Both, and out
+//   [tap][channels][lanes], 64-byte aligned.
 struct PackTask {
-  const float* w;
-  int64_t vector_stride;
-  int32_t channel_stride;  // floats from channel to channel
-  int32_t tap_stride;      // floats from tap to tap
+  const float* w;  // one of these two is null
+  const Half* halves;
+  int64_t vector_stride;   // values from vector to vector, or from line to line
+  int32_t channel_stride;  // values from channel to channel
+  int32_t tap_stride;      // values from tap to tap
   const int32_t* live;     // ascending
   int32_t channels;        // how many are live
   int32_t taps;
@@ -187,6 +191,8 @@ struct KernelTable {
   const char* name;
   int32_t lanes;     // floats per vector
   int32_t max_tile;  // most pixels per tile
+  // Halves that one step of a packing takes from: a power of two from `lanes` to kLineHalves.
+  int32_t half_source;
 
   // Of ConvTask's sums.
   int32_t tile_floats() const { return 2 * lanes * max_tile; }

@@ -47,7 +47,7 @@ using host::run_on_threads;
 struct Case {
   LayerSpec spec;
   std::vector<float> w, b, a, r, d, e, x;
-  std::vector<compress::Half> half_a;
+  std::vector<compress::Half> half_w, half_a;  // the same as w and a, or empty
   std::vector<int64_t> index;
   Dims x_dims, index_dims;
 
@@ -59,6 +59,14 @@ struct Case {
 struct Shape {
   int64_t outputs, channels, height, width, kernel, stride, dilation;
 };
+
+// Random halves in place of `values`, which become the same numbers.
+std::vector<compress::Half> halved(std::vector<float>& values, Random& random) {
+  std::vector<compress::Half> halves = random.halves(static_cast<int64_t>(values.size()));
+  std::transform(halves.begin(), halves.end(), values.begin(),
+                 [](compress::Half half) { return compress::to_float(half); });
+  return halves;
+}
 
 void fill(Case& c, const Dims& weight, const Dims& plane, Random& random) {
   const int64_t outputs = weight[0], channels = weight[1];
@@ -80,12 +88,15 @@ void fill(Case& c, const Dims& weight, const Dims& plane, Random& random) {
     for (int64_t o = 0; o < spec.winners; ++o) c.r[static_cast<size_t>(o)] += 8.0f;
   }
   c.d = random.floats(outputs);
-  spec.weight = {c.w.data(), weight};
+  spec.weight = {c.w.data(), nullptr, weight};
   spec.shift = {c.b.data(), {outputs}};
   spec.saliency_weight = {c.a.data(), nullptr, {channels, outputs}};
   if (random.chance(0.3)) {
-    c.half_a = random.halves(channels * outputs);
-    for (size_t i = 0; i < c.a.size(); ++i) c.a[i] = compress::to_float(c.half_a[i]);
+    c.half_w = halved(c.w, random);
+    spec.weight = {nullptr, c.half_w.data(), weight};
+  }
+  if (random.chance(0.3)) {
+    c.half_a = halved(c.a, random);
     spec.saliency_weight = {nullptr, c.half_a.data(), {channels, outputs}};
   }
   spec.saliency_bias = {c.r.data(), {outputs}};
@@ -532,13 +543,18 @@ void run_linear(Random& random, const std::string& number) {
     const std::vector<int64_t> row = random.subset(live, channels);
     index.insert(index.end(), row.begin(), row.end());
   }
-  const std::vector<float> w = random.floats(channels * pixels * outputs), b = random.floats(outputs);
+  std::vector<float> w = random.floats(channels * pixels * outputs);
+  const std::vector<float> b = random.floats(outputs);
+  const bool is_half = random.chance(0.5);
+  const std::vector<compress::Half> halves = is_half ? halved(w, random) : std::vector<compress::Half>();
   const float lower = random.chance(0.5) ? 0.0f : -std::numeric_limits<float>::max();
   const compress::LinearSpec spec = {channels, lower, {channels * pixels, outputs}, {outputs}};
   const Tensor<float> input = {x.data(), {samples, height, width, live}};
   const Tensor<int64_t> places = {index.data(), {rows, live}};
   expect(check_linear(spec).empty() && check_linear_input(spec, input, places).empty(),
          number + ": linear refused");
+  const compress::Weights weight = {is_half ? nullptr : w.data(), is_half ? halves.data() : nullptr,
+                                    spec.weight};
   const Tensor<float> taller = {x.data(), {samples, height + 1, width, live}};
   expect(!check_linear_input(spec, taller, places).empty(), number + ": linear of other planes accepted");
 
@@ -560,9 +576,9 @@ void run_linear(Random& random, const std::string& number) {
   }
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
-    const compress::Linear layer(spec, w.data(), b.data(), isa->kernels);
+    const compress::Linear layer(spec, weight, b.data(), isa->kernels);
     std::vector<float> y(expected.size(), NAN);
-    layer.run(input, places, w.data(), y.data(), Parallel(3, run_on_threads, nullptr));
+    layer.run(input, places, weight, y.data(), Parallel(3, run_on_threads, nullptr));
     for (size_t i = 0; i < y.size(); ++i) {
       expect(std::abs(static_cast<double>(y[i]) - expected[i]) <= kTolerance * largest,
              number + " " + isa->name + ": wrong linear layer");

@@ -1,0 +1,40 @@
+#include "rows.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace compress {
+
+namespace {
+
+template <typename T>
+Buffer padded(const T* values, const Dims& dims, int64_t pitch) {
+  Buffer buffer(sizeof(T) * static_cast<size_t>(dims[0] * pitch));
+  std::memset(buffer.data(), 0, buffer.bytes());
+  T* const to = reinterpret_cast<T*>(buffer.data());
+  for (int64_t i = 0; i < dims[0]; ++i) std::copy_n(values + i * dims[1], dims[1], to + i * pitch);
+  return buffer;
+}
+
+}  // namespace
+
+void add_rows(const KernelTable& kernels, const float* factors, const int32_t* which, int32_t count,
+              const Rows& rows, const float* start, float slope, int32_t first, int32_t last, float* sums) {
+  if (rows.halves != nullptr) {
+    kernels.saliency_half(factors, which, count, rows.halves, rows.pitch, start, slope, first, last, sums);
+  } else {
+    kernels.saliency(factors, which, count, rows.floats, rows.pitch, start, slope, first, last, sums);
+  }
+}
+
+Buffer padded_rows(const Weights& weights, int64_t pitch) {
+  return weights.halves != nullptr ? padded(weights.halves, weights.dims, pitch)
+                                   : padded(weights.floats, weights.dims, pitch);
+}
+
+Rows rows_of(const Buffer& copy, bool is_half, int64_t pitch) {
+  if (is_half) return {nullptr, reinterpret_cast<const Half*>(copy.data()), pitch};
+  return {copy.floats(), nullptr, pitch};
+}
+
+}  // namespace compress
