@@ -47,6 +47,7 @@ class VerifyReport:
     relative_error: float
     top1_agreement: float
     near_ties: int
+    ill_conditioned: int
     passed: bool
 
     def to_json(self) -> dict[str, object]:
@@ -173,5 +174,6 @@ def _summary(
         relative_error=worst,
         top1_agreement=agreed / sum(finite) if sum(finite) else 0.0,
         near_ties=sum(c.near_ties for c in comparisons),
+        ill_conditioned=sum(c.ill_conditioned for c in comparisons),
         passed=worst <= tolerance and all(compared.values()),
     )

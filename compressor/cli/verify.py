@@ -36,7 +36,7 @@ def verify(
 
     report = verify_network(model, onnx_file, data=data, num_images=images, untrained=untrained)
     table = Table(title=f"{onnx_file} against {model}")
-    for column in ("path", "batch", "samples", "max error", "relative", "top-1 agrees", "near ties"):
+    for column in ("path", "batch", "samples", "max error", "relative", "top-1 agrees", "near ties", "ill-conditioned"):
         table.add_column(column, justify="left" if column == "path" else "right")
     by_setting: dict[tuple[str, int], list[Comparison]] = {}
     for comparison in report.comparisons:
@@ -50,6 +50,7 @@ def verify(
             f"{max(row.relative_error for row in rows):.1e}",
             f"{sum(row.top1_agreement for row in rows) / len(rows):.2%}",
             str(sum(row.near_ties for row in rows)),
+            str(sum(row.ill_conditioned for row in rows)),
         )
     show(table)
     if json_file is not None:

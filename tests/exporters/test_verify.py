@@ -53,6 +53,39 @@ def test_difference_is_relative_to_the_largest_output(tmp_path):
     assert report.relative_error == pytest.approx(0.01 / 1.01, rel=1e-4)
 
 
+class Steep(nn.Module):
+    """Raised to a high power: a rounding step of the input moves the output by as many."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return (x.abs() / 8).double().pow(3000).float() * self.factor
+
+
+def steep_file(path):
+    """The same of an input that was rounded."""
+    body = (
+        "s = Constant<value_float=0.125>() p = Constant<value = double {3000.0}>() "
+        "e = Constant<value_float=1.0000001>() "
+        "a = Abs(x) b = Mul(a, s) r = Mul(b, e) d = Cast<to=11>(r) c = Pow(d, p) y = Cast<to=1>(c)"
+    )
+    return identity_file(path, body=body)
+
+
+def test_where_torch_moves_as_far_by_rounding_alone_a_difference_says_nothing(tmp_path):
+    path = steep_file(tmp_path / "m.onnx")
+    inputs = {"steep": np.full((1, 3, 2), 8.0, np.float32), "flat": np.zeros((1, 3, 2), np.float32)}
+    report = verify(Steep(), path, inputs, batches=(1,))
+    assert report.passed
+    assert [c.ill_conditioned for c in report.comparisons] == [1, 0]
+    assert report.ill_conditioned == 1
+    far = verify(Steep(1.01), path, inputs, batches=(1,))
+    assert not far.passed
+    assert far.ill_conditioned == 0
+
+
 def test_not_finite_in_torch_is_counted_and_left_out(tmp_path):
     report = verify(Scaled(broken=True), identity_file(tmp_path / "m.onnx"), batches=(8,))
     assert report.passed
