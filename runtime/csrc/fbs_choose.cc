@@ -10,29 +10,35 @@ namespace compress {
 
 namespace {
 
-// Vectors read from which on several threads sum them up: mostly other threads have written them.
-constexpr int64_t kDividedSums = 4000;
+// Vectors read from which on several threads sum them up: mostly other threads have written them, and from
+// another's cache they come at 10 to 20 GB/s (ResNet-50 5 % faster than with 4000, where a thread at a time
+// read them).
+constexpr int64_t kDividedSums = 1000;
 
 }  // namespace
 
 // Saliency, winners, and what the convolution needs to know of them.
 void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Parallel& parallel) const {
   const int64_t pixels = work.geometry->input_height * work.geometry->input_width;
-  const int64_t parts = (pixels + kSumPixels - 1) / kSumPixels;
+  const int64_t size = sum_pixels(pixels);
+  const int64_t parts = (pixels + size - 1) / size;
   const bool divided = pixels * work.channels / lanes_ >= kDividedSums;
   const int64_t summers = divided ? std::min<int64_t>(parts, parallel.threads()) : 1;
   parallel(static_cast<size_t>(summers), [&](size_t item) {
     const auto i = static_cast<int64_t>(item);
     for (int64_t part = parts * i / summers; part < parts * (i + 1) / summers; ++part) {
-      const int64_t first = part * kSumPixels;
-      kernels_->abs_sums(x + first * work.channels, std::min(kSumPixels, pixels - first), work.channels,
+      const int64_t first = part * size;
+      kernels_->abs_sums(x + first * work.channels, std::min(size, pixels - first), work.channels,
                          work.left_out, work.partial_sums + part * 4 * work.channels);
     }
   });
+  std::copy_n(work.partial_sums, work.channels, work.means);
+  for (int64_t part = 1; part < parts; ++part) {
+    const float* const sums = work.partial_sums + part * 4 * work.channels;
+    for (int32_t c = 0; c < work.channels; ++c) work.means[c] += sums[c];
+  }
   for (int32_t c = 0; c < work.channels; ++c) {
-    float sum = work.partial_sums[c];
-    for (int64_t part = 1; part < parts; ++part) sum += work.partial_sums[part * 4 * work.channels + c];
-    work.means[c] = sum / static_cast<float>(pixels);
+    work.means[c] /= static_cast<float>(pixels);
     if (work.left_out != nullptr) work.means[c] -= std::abs(work.left_out[c]);  // which the bias has already
   }
 
