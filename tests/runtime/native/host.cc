@@ -492,8 +492,11 @@ void run_damaged(Case c, Random& random) {
 }
 
 void run_unpack(Random& random, const std::string& number) {
-  const int64_t channels = random.integer(1, 70), live = random.integer(0, channels);
-  const int64_t samples = random.integer(1, 3), height = random.integer(0, 9), width = random.integer(1, 9);
+  const bool large = random.chance(0.2);  // so that threads divide it
+  const int64_t channels = large ? random.integer(100, 300) : random.integer(1, 70);
+  const int64_t live = random.integer(0, channels);
+  const int64_t samples = random.integer(1, 3), width = random.integer(1, 9);
+  const int64_t height = large ? random.integer(20, 40) : random.integer(0, 9);
   const int64_t rows = random.chance(0.5) ? 1 : samples;
   const std::vector<float> x = random.floats(samples * height * width * live);
   std::vector<int64_t> index;
