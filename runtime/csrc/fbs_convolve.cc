@@ -1,8 +1,19 @@
 // FbsConv's second half: the convolution, divided between threads.
+#include "caches.h"
 #include "fbs_conv.h"
 #include "fbs_work.h"
 
 namespace compress {
+
+namespace {
+
+// Pixels this many floats apart, or a multiple, share one set of the first cache level. Where it has few
+// ways, a tile of them would evict each other's lines between one value and the next (AMD EPYC, 8 ways, 1024
+// channels: 89 instead of 115 GFLOP/s); with more the copy costs 20 % (Intel Xeon, 12 ways).
+constexpr int32_t kCacheWayFloats = 1024;
+constexpr int kFewWays = 8;
+
+}  // namespace
 
 void FbsConv::convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const {
   const Geometry& geometry = *work.geometry;
@@ -24,6 +35,7 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   task.input_step_x = static_cast<int32_t>(spec_.strides[1]);
   task.input_step_y = static_cast<int32_t>(spec_.strides[0] * geometry.input_width);
   task.output_width = static_cast<int32_t>(geometry.output_width);
+  task.copies_lines = task.input_step_x * task.pitch % kCacheWayFloats == 0 && first_level_ways() <= kFewWays;
 
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;

@@ -108,10 +108,6 @@ enum class Rows {
   kListed,   // weights where channel_offsets says
 };
 
-// Pixels this many floats apart, or a multiple, share one set of the first cache level: a tile of them would
-// evict each other's lines between one value and the next (1024 channels: 89 instead of 115 GFLOP/s).
-constexpr int32_t kCacheWayFloats = 1024;
-
 // A line of one pixel's inputs, of which `left` are there.
 inline void copy_line(float* to, const float* from, int64_t left) {
 #pragma GCC unroll 4
@@ -289,9 +285,9 @@ TileFunction tile_function(Rows rows, int pixels) {
 void conv(const ConvTask& task, const float* w, int first_vector, int num_vectors, int first_tile,
           int last_tile) {
   const int first_output = first_vector * kLanes;
-  const Rows rows = task.channel_offsets != nullptr                         ? Rows::kListed
-                    : task.input_step_x * task.pitch % kCacheWayFloats == 0 ? Rows::kNear
-                                                                            : Rows::kInOrder;
+  const Rows rows = task.channel_offsets != nullptr ? Rows::kListed
+                    : task.copies_lines             ? Rows::kNear
+                                                    : Rows::kInOrder;
   Tile tile;
   tile.w = w;
   int known_pixels = 0;

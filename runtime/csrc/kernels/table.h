@@ -87,6 +87,7 @@ struct ConvTask {
   int32_t input_step_x;  // input pixels from one output pixel to the next
   int32_t input_step_y;  // and from one output row to the next
   int32_t output_width;
+  bool copies_lines;   // each pixel's inputs are read from a copy, made a line at a time
   Prefetch* prefetch;  // null: nothing to ask for
   float* sums;         // null: one call adds up everything
   bool begins, ends;
