@@ -30,6 +30,7 @@ __all__ = [
     "fbs_conv_int8_body",
     "function_of",
     "linear_body",
+    "max_pool_nhwc_body",
     "to_nhwc_body",
     "unpack_add_body",
     "unpack_add_int8_body",
@@ -194,6 +195,13 @@ def depthwise_conv_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> 
 def to_nhwc_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
     """Returns the ToNHWC function: a Transpose."""
     return function_of(opset.TO_NHWC, "", ["X"], ["Y = Transpose<perm=[0, 2, 3, 1]>(X)"], onnx_opset)
+
+
+def max_pool_nhwc_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the MaxPoolNHWC function: a MaxPool between two Transposes."""
+    window = ", ".join(f"{attribute.name}: ints = @{attribute.name}" for attribute in opset.MAX_POOL_NHWC.attributes)
+    lines = [_TO_NCHW, f"pooled = MaxPool<{window}>(planes)", "Y = Transpose<perm=[0, 2, 3, 1]>(pooled)"]
+    return function_of(opset.MAX_POOL_NHWC, "", ["X"], lines, onnx_opset)
 
 
 def unpack_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:

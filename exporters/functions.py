@@ -14,6 +14,7 @@ __all__ = ["attach_functions"]
 # Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a clamp, a variant of FBSConv.
 _PLAIN = {
     opset.TO_NHWC.name: bodies.to_nhwc_body,
+    opset.MAX_POOL_NHWC.name: bodies.max_pool_nhwc_body,
     opset.UNPACK.name: bodies.unpack_body,
     opset.UNPACK_INT8.name: bodies.unpack_int8_body,
 }

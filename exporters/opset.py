@@ -19,6 +19,7 @@ __all__ = [
     "IR_VERSION",
     "LINEAR",
     "MAX_ONNX_OPSET",
+    "MAX_POOL_NHWC",
     "MIN_ONNX_OPSET",
     "NO_CLAMP",
     "ONNX_OPSET",
@@ -214,6 +215,17 @@ TO_NHWC = Op(
     attributes=(),
 )
 
+MAX_POOL_NHWC = Op(
+    name="MaxPoolNHWC",
+    summary="ONNX's MaxPool, channels last: Y[n,:,:,c] = MaxPool(X[n,:,:,c]), sizes rounded down.",
+    inputs=(Tensor("X", "float", ("N", "H", "W", "C"), "packed or dense, channels last"),),
+    outputs=(Tensor("Y", "float", ("N", "H'", "W'", "C"), "the same channels"),),
+    attributes=(
+        Attribute("kernel_shape", "ints", "kh, kw"),
+        *(attribute for attribute in _WINDOW if attribute.name not in ("lower", "upper")),
+    ),
+)
+
 UNPACK_ADD = Op(
     name="UnpackAdd",
     summary="A residual sum with its activation: Y = max(Z + Unpack(X, I), lower).",
@@ -303,7 +315,7 @@ LINEAR = Op(
 OPS = {
     op.name: op
     for op in (
-        *(FBS_CONV, FBS_CONV_INT8, DEPTHWISE_CONV, SPARSE_CONV, TO_NHWC),
+        *(FBS_CONV, FBS_CONV_INT8, DEPTHWISE_CONV, SPARSE_CONV, TO_NHWC, MAX_POOL_NHWC),
         *(UNPACK, UNPACK_ADD, UNPACK_INT8, UNPACK_ADD_INT8, LINEAR),
     )
 }

@@ -10,6 +10,7 @@ from exporters.passes.fold_batch_norm import fold_batch_norm
 from exporters.passes.fold_constants import fold_constants
 from exporters.passes.fuse_activation import fuse_activation
 from exporters.passes.fuse_linear import fuse_linear
+from exporters.passes.fuse_max_pool import fuse_max_pool
 from exporters.passes.fuse_residual import fuse_residual
 from exporters.passes.keep_depthwise_packed import keep_depthwise_packed
 from exporters.passes.lay_out_input import lay_out_input
@@ -67,7 +68,7 @@ class Onnx:
             fuse_activation,
             fuse_residual,
             *(() if whole_weights else (fuse_linear,)),
-            *(() if int8 else (lay_out_input,)),
+            *(() if int8 else (lay_out_input, fuse_max_pool)),
             fold_constants,
             *(() if whole_weights else (store_half_predictors,)),
             *(() if whole_weights or int8 else (store_half_weights,)),

@@ -30,6 +30,7 @@ void describe_fbs_conv_int8(Op* op);
 void describe_depthwise_conv(Op* op);
 void describe_sparse_conv(Op* op);
 void describe_linear(Op* op);
+void describe_max_pool(Op* op);
 void describe_to_nhwc(Op* op);
 void describe_unpack(Op* op);
 void describe_unpack_add(Op* op);

@@ -9,6 +9,7 @@
 #include "kernels/depthwise.h"
 #include "kernels/int8.h"
 #include "kernels/int8_unpack.h"
+#include "kernels/max_pool.h"
 #include "kernels/saliency.h"
 #include "kernels/sparse.h"
 #include "kernels/squeeze.h"
@@ -39,6 +40,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .count_reaching = count_reaching,
     .unpack = unpack,
     .depthwise = depthwise,
+    .max_pool = max_pool,
     .copy_plane = copy_plane,
     .gather = gather,
     .multiply = multiply,

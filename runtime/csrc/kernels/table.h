@@ -188,6 +188,21 @@ struct DepthwiseTask {
   int32_t output_width;
 };
 
+// y[p][c] = the largest x[q(p, t)][c] over the taps t inside the input, of which every pixel has one, for the
+// k channels of each pixel.
+//   x [H][W][pitch], y [pixels][k], pitch k or more.
+struct PoolTask {
+  const float* x;
+  float* y;
+  int32_t pitch;  // floats from input pixel to input pixel
+  int32_t k;
+  const Region* regions;
+  int32_t num_regions;
+  int32_t input_step_x;  // input pixels from one output pixel to the next
+  int32_t input_step_y;  // and from one output row to the next
+  int32_t output_width;
+};
+
 struct KernelTable {
   const char* name;
   int32_t lanes;     // floats per vector
@@ -235,6 +250,8 @@ struct KernelTable {
 
   // The tiles [first_tile, last_tile).
   void (*depthwise)(const DepthwiseTask& task, int first_tile, int last_tile);
+
+  void (*max_pool)(const PoolTask& task, int first_tile, int last_tile);
 
   void (*copy_plane)(const CopyTask& task);
 

@@ -25,6 +25,7 @@
 #include "isa.h"
 #include "layer.h"
 #include "linear.h"
+#include "max_pool.h"
 #include "parallel.h"
 #include "select.h"
 #include "shares.h"
@@ -537,6 +538,43 @@ void run_unpack(Random& random, const std::string& number) {
   }
 }
 
+void run_max_pool(Random& random, const std::string& number) {
+  compress::MaxPoolSpec spec;
+  spec.kernel = {random.integer(1, 4), random.integer(1, 4)};
+  spec.strides = {random.integer(1, 3), random.integer(1, 3)};
+  spec.dilations = {random.one_of({1, 1, 1, 2}), random.one_of({1, 1, 1, 3})};
+  for (int64_t& pad : spec.pads) pad = random.integer(0, 3);
+  if (!check_max_pool(spec).empty()) return;
+  const bool large = random.chance(0.2);  // so that threads divide it
+  const Dims dims = {random.integer(1, 3), random.integer(1, large ? 40 : 9),
+                     random.integer(1, large ? 40 : 9), random.integer(1, 40)};
+  if (!check_max_pool_input(spec, dims).empty()) return;
+  const int64_t channels = dims[3], height = spec.y().outputs(dims[1]), width = spec.x().outputs(dims[2]);
+  const std::vector<float> x = random.floats(dims[0] * dims[1] * dims[2] * channels);
+  std::vector<float> expected;
+  for (int64_t i = 0; i < dims[0] * height * width * channels; ++i) {
+    const int64_t c = i % channels, ox = i / channels % width, oy = i / channels / width % height;
+    const float* const plane = x.data() + i / channels / width / height * dims[1] * dims[2] * channels + c;
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int64_t ky = 0; ky < spec.kernel[0]; ++ky) {
+      for (int64_t kx = 0; kx < spec.kernel[1]; ++kx) {
+        const int64_t iy = oy * spec.strides[0] - spec.pads[0] + ky * spec.dilations[0];
+        const int64_t ix = ox * spec.strides[1] - spec.pads[1] + kx * spec.dilations[1];
+        if (iy < 0 || iy >= dims[1] || ix < 0 || ix >= dims[2]) continue;
+        largest = std::max(largest, plane[(iy * dims[2] + ix) * channels]);
+      }
+    }
+    expected.push_back(largest);
+  }
+  for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
+    if (!isa->supported()) continue;
+    std::vector<float> y(expected.size(), NAN);
+    const compress::MaxPool pool(spec, isa->kernels);
+    pool.run({x.data(), dims}, y.data(), Parallel(3, run_on_threads, nullptr));
+    expect(y == expected, number + " " + isa->name + ": wrong max pool");
+  }
+}
+
 void run_linear(Random& random, const std::string& number) {
   const int64_t channels = random.integer(1, 70), live = random.integer(0, channels);
   const int64_t samples = random.integer(1, 4), height = random.integer(1, 5), width = random.integer(1, 5);
@@ -655,6 +693,7 @@ int main(int argc, char** argv) {
     run_not_finite(c, random, number);
     for (int k = 0; k < 4; ++k) run_damaged(c, random);
     run_unpack(random, number);
+    run_max_pool(random, number);
     run_linear(random, number);
     for (int k = 0; k < 10; ++k) check_division(random, number);
   }

@@ -233,6 +233,12 @@ def to_nhwc_model(shape=("N", "C", "H", "W")):
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
 
 
+def max_pool_model(shape=("N", "H", "W", "C"), **attributes):
+    node = helper.make_node("MaxPoolNHWC", ["X"], ["Y"], domain="compress", **attributes)
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, shape)]
+    return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * len(shape))], [])
+
+
 def linear_model(weight, bias, channels, lower=-FLOAT_MAX):
     node = helper.make_node("Linear", ["X", "I", "W", "B"], ["Y"], domain="compress", channels=channels, lower=lower)
     inputs = [
