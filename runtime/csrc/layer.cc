@@ -95,8 +95,9 @@ std::string check_layer(const LayerSpec& spec) {
     if (w[i] < 1 || w[i] > most)
       return "W has shape " + text(w) + "; every size must be 1 or more, up to " + integer(most);
   }
-  // Weights are padded to whole vectors of outputs.
-  if (!small_product({w[0] + kMaxLanes, w[1], w[2], w[3]})) {
+  // Weights are padded to whole vectors of outputs, halves to whole lines.
+  static_assert(kLineHalves >= kMaxLanes);
+  if (!small_product({w[0] + kLineHalves, w[1], w[2], w[3]})) {
     return "W has shape " + text(w) + "; it may hold at most " + integer(kMaxValues) + " values";
   }
   const int64_t outputs = spec.outputs();
