@@ -7,21 +7,46 @@
 
 namespace {
 
-// One vector of channels over all pixels. `kPart`: fewer than kLanes channels are left; `kShifted`: each is
-// moved by its `shift` first.
-template <bool kPart, bool kShifted>
-inline Vec abs_sum(const float* x, int64_t pixels, int64_t stride, int left, const float* shift) {
-  Vec sums[4] = {zero(), zero(), zero(), zero()};
+// kVectors vectors of channels over all pixels, `stride` floats apart. `kPart`: of the only one, fewer than
+// kLanes channels are left; `kShifted`: each is moved by its `shift` first.
+template <int kVectors, bool kPart, bool kShifted>
+inline void abs_sum(const float* x, int64_t pixels, int64_t stride, int left, const float* shift,
+                    float* sums) {
+  static_assert(!kPart || kVectors == 1);
+  Vec partial[4][kVectors];
+  Vec moved[kVectors];
   const auto read = [&](const float* p) { return kPart ? load_first(p, left) : load(p); };
-  const Vec moved = kShifted ? read(shift) : zero();
-  const auto next = [&](const float* p) { return absolute(kShifted ? add(read(p), moved) : read(p)); };
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    moved[v] = kShifted ? read(shift + v * kLanes) : zero();
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) partial[i][v] = zero();
+  }
+  const auto next = [&](int64_t pixel, Vec(&sum)[kVectors]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec value = read(x + pixel * stride + v * kLanes);
+      sum[v] = add(sum[v], absolute(kShifted ? add(value, moved[v]) : value));
+    }
+  };
   int64_t p = 0;
   for (; p + 4 <= pixels; p += 4) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) sums[i] = add(sums[i], next(x + (p + i) * stride));
+    for (int i = 0; i < 4; ++i) next(p + i, partial[i]);
   }
-  for (int i = 0; p < pixels; ++p, ++i) sums[i] = add(sums[i], next(x + p * stride));
-  return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) {
+    if (p + i < pixels) next(p + i, partial[i]);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const Vec sum = add(add(partial[0][v], partial[1][v]), add(partial[2][v], partial[3][v]));
+    if constexpr (kPart) {
+      store_first(sums, sum, left);
+    } else {
+      store(sums + v * kLanes, sum);
+    }
+  }
 }
 
 // Pixel after pixel, the four partial sums in memory, so that x is read as it lies: many channels put each
@@ -58,15 +83,15 @@ inline void moved_abs_sums(const float* x, int64_t pixels, int32_t channels, con
                            float* sums) {
   constexpr int kMany = 128;
   if (channels >= kMany) return abs_sums_streamed<kShifted>(x, pixels, channels, shift, sums);
-  for (int c = 0; c < channels; c += kLanes) {
-    const int left = channels - c;
-    const float* const own = kShifted ? shift + c : nullptr;
-    if (left >= kLanes) {
-      store(sums + c, abs_sum<false, kShifted>(x + c, pixels, channels, kLanes, own));
-    } else {
-      store_first(sums + c, abs_sum<true, kShifted>(x + c, pixels, channels, left, own), left);
-    }
-  }
+  // Several vectors at a time, as far as registers go, so that memory is read in longer stretches.
+  constexpr int kVectors = kMaxTile >= 14 ? 4 : 2;
+  const auto own = [&](int c) { return kShifted ? shift + c : nullptr; };
+  int c = 0;
+  for (; c + kVectors * kLanes <= channels; c += kVectors * kLanes)
+    abs_sum<kVectors, false, kShifted>(x + c, pixels, channels, kLanes, own(c), sums + c);
+  for (; c + kLanes <= channels; c += kLanes)
+    abs_sum<1, false, kShifted>(x + c, pixels, channels, kLanes, own(c), sums + c);
+  if (c < channels) abs_sum<1, true, kShifted>(x + c, pixels, channels, channels - c, own(c), sums + c);
 }
 
 void abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums) {
