@@ -13,7 +13,7 @@ from compressor.costs.macs import count_macs
 from compressor.errors import CompressorError, MethodError
 from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.fixed_weights import fixed_weights
-from compressor.pipeline.halves import HALF_PREDICTORS, HALF_WEIGHTS, halve
+from compressor.pipeline.halves import halve
 from compressor.pipeline.int8 import calibration, measure_accuracy, measure_int8_speed
 from compressor.pipeline.layout import lay_out
 from compressor.pipeline.padding import pad_widths
@@ -162,8 +162,8 @@ def export_network(
     image = _image_input(source, shipping)
     about = file_metadata(source, command=shipping.command)
     if shipping.half_predictors or shipping.half_weights:
-        source, note = halve(source, data, weights=shipping.half_weights)
-        notes, about = (*notes, note), {**about, **HALF_PREDICTORS, **(HALF_WEIGHTS if shipping.half_weights else {})}
+        source, entries, note = halve(source, data, weights=shipping.half_weights)
+        notes, about = (*notes, note), {**about, **entries}
     if data is not None and source.saved is not None and layers(source.model):
         layout = lay_out(source, data, keep_never=shipping.keep_never)
         source, notes = layout.source, (*notes, *layout.notes)

@@ -10,15 +10,15 @@ from compressor.pipeline.layout import compare_accuracy
 from compressor.pipeline.prune import matching_data
 from compressor.pipeline.source import Source
 
-__all__ = ["HALF_PREDICTORS", "HALF_WEIGHTS", "halve", "halved_as"]
+__all__ = ["halve", "halved_as"]
 
-# The entries of the file's metadata.
-HALF_PREDICTORS = {"predictors": "float16"}
-HALF_WEIGHTS = {"weights": "float16"}
+# What can be rounded; the file's metadata have an entry of this name for what was.
+_ROUNDERS = {"predictors": round_predictors, "weights": round_weights}
+_FLOAT16 = "float16"
 
 
-def halve(source: Source, data: str | None, *, weights: bool) -> tuple[Source, str]:
-    """Returns the network with rounded predictors, and what that changed, for people.
+def halve(source: Source, data: str | None, *, weights: bool) -> tuple[Source, dict[str, str], str]:
+    """Returns the network with rounded predictors, entries for the file's metadata, and what that changed, for people.
 
     Args:
         source: A network with FBS attached; it stays as it is.
@@ -35,8 +35,9 @@ def halve(source: Source, data: str | None, *, weights: bool) -> tuple[Source, s
         raise CompressorError(f"{option}: the weights of {source.name} are fixed-point numbers; leave it out")
     halved = replace(source, model=copy.deepcopy(source.model))
     notes = []
-    for what, rounded in (("predictors", round_predictors), ("weights", round_weights))[: 2 if weights else 1]:
-        count, change = rounded(halved.model)
+    wanted = _ROUNDERS if weights else {"predictors": round_predictors}
+    for what, rounder in wanted.items():
+        count, change = rounder(halved.model)
         notes.append(
             f"{what} in float16: {4e-6 * count:.2f} -> {2e-6 * count:.2f} MB, none changed by more than {change:.1e} "
             "of its layer's largest"
@@ -44,14 +45,15 @@ def halve(source: Source, data: str | None, *, weights: bool) -> tuple[Source, s
     if saved is not None and data is not None:
         before, after, scored = compare_accuracy(source.model, halved.model, matching_data(data, saved, 0))
         notes.append(f"accuracy {before:.2%} -> {after:.2%} on {scored} validation images")
-    return halved, "; ".join(notes)
+    return halved, dict.fromkeys(wanted, _FLOAT16), "; ".join(notes)
 
 
 def halved_as(source: Source, metadata: Mapping[str, object]) -> Source:
     """Returns the network that `halve` made for a file with this metadata; `source` stays as it is."""
+    rounders = [rounder for what, rounder in _ROUNDERS.items() if metadata.get(what) == _FLOAT16]
+    if not rounders:
+        return source
     made = replace(source, model=copy.deepcopy(source.model))
-    if HALF_PREDICTORS.items() <= metadata.items():
-        round_predictors(made.model)
-    if HALF_WEIGHTS.items() <= metadata.items():
-        round_weights(made.model)
+    for rounder in rounders:
+        rounder(made.model)
     return made

@@ -87,11 +87,7 @@ void DepthwiseConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, fl
   task.pitch = task.k = live;
   task.lower = spec_.lower;
   task.upper = spec_.upper;
-  task.regions = geometry->regions.data();
-  task.num_regions = static_cast<int32_t>(geometry->regions.size());
-  task.input_step_x = static_cast<int32_t>(spec_.strides[1]);
-  task.input_step_y = static_cast<int32_t>(spec_.strides[0] * geometry->input_width);
-  task.output_width = static_cast<int32_t>(geometry->output_width);
+  task.tiling = geometry->tiling();
 
   const int64_t work = geometry->tap_pixels * vectors;
   const int64_t threads = parallel.threads();

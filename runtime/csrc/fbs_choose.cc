@@ -21,7 +21,7 @@ constexpr int64_t kDividedSums = 1000;
 void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Parallel& parallel) const {
   const int64_t pixels = work.geometry->input_height * work.geometry->input_width;
   const int64_t size = sum_pixels(pixels);
-  const int64_t parts = (pixels + size - 1) / size;
+  const int64_t parts = sum_parts(pixels);
   const bool divided = pixels * work.channels / lanes_ >= kDividedSums;
   const int64_t summers = divided ? std::min<int64_t>(parts, parallel.threads()) : 1;
   parallel(static_cast<size_t>(summers), [&](size_t item) {

@@ -160,7 +160,6 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
   const int32_t padded = all_vectors_ * lanes_;
   const int32_t winners_padded = vectors_ * lanes_;
   const int64_t input_pixels = geometry.input_height * geometry.input_width;
-  const int64_t sum_parts = (input_pixels + sum_pixels(input_pixels) - 1) / sum_pixels(input_pixels);
   const bool whole = winners_ == outputs_;
 
   Work work = {};
@@ -189,7 +188,7 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     work.live_memory = carver.take<int32_t>(channels);
     work.channel_offsets = carver.take<int32_t>(channels);
     if (left_out_.data() != nullptr) work.left_out = carver.take<float>(channels);
-    work.partial_sums = carver.take<float>(sum_parts * 4 * channels);
+    work.partial_sums = carver.take<float>(sum_parts(input_pixels) * 4 * channels);
     work.means = carver.take<float>(channels);
     work.saliency = carver.take<float>(padded);
     work.ranked = winner_block_ == 1 ? work.saliency : carver.take<float>(padded);

@@ -30,12 +30,9 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   task.raw = work.all;
   task.epilogue = {work.bias, work.scale, post_shift_ == nullptr ? nullptr : work.post, spec_.lower,
                    spec_.upper};
-  task.regions = geometry.regions.data();
-  task.num_regions = static_cast<int32_t>(geometry.regions.size());
-  task.input_step_x = static_cast<int32_t>(spec_.strides[1]);
-  task.input_step_y = static_cast<int32_t>(spec_.strides[0] * geometry.input_width);
-  task.output_width = static_cast<int32_t>(geometry.output_width);
-  task.copies_lines = task.input_step_x * task.pitch % kCacheWayFloats == 0 && first_level_ways() <= kFewWays;
+  task.tiling = geometry.tiling();
+  task.copies_lines =
+      task.tiling.input_step_x * task.pitch % kCacheWayFloats == 0 && first_level_ways() <= kFewWays;
 
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;

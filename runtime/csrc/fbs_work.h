@@ -17,6 +17,7 @@ inline int64_t sum_pixels(int64_t pixels) {
   const int64_t parts = 4 * ((pixels + 511) / 512);
   return (pixels + parts - 1) / parts;
 }
+inline int64_t sum_parts(int64_t pixels) { return (pixels + sum_pixels(pixels) - 1) / sum_pixels(pixels); }
 
 // Vector multiply-adds below which another thread costs more than it brings: about 4 microseconds, where
 // handing work over takes 1 to 3.

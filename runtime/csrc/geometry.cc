@@ -30,6 +30,11 @@ std::vector<Span> spans(const Axis& axis, int64_t size) {
 
 }  // namespace
 
+Tiling Geometry::tiling() const {
+  return {regions.data(), static_cast<int32_t>(regions.size()), static_cast<int32_t>(stride_x),
+          static_cast<int32_t>(stride_y * input_width), static_cast<int32_t>(output_width)};
+}
+
 int32_t Geometry::first_tile(int64_t part, int64_t parts) const {
   return part == parts ? num_tiles : tile_near(tap_pixels * part / parts);
 }
@@ -48,6 +53,8 @@ Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64
   geometry.input_width = input_width;
   geometry.output_height = y.outputs(input_height);
   geometry.output_width = x.outputs(input_width);
+  geometry.stride_y = y.stride;
+  geometry.stride_x = x.stride;
 
   geometry.tile_work.push_back(0);
   std::vector<size_t> first_run;

@@ -25,6 +25,7 @@ struct Axis {
 
 struct Geometry {
   int64_t input_height, input_width, output_height, output_width;
+  int64_t stride_y, stride_x;
   std::vector<Region> regions;
   std::vector<Run> runs;  // the regions point into it
   int32_t num_tiles;
@@ -32,6 +33,9 @@ struct Geometry {
   int64_t tap_pixels;  // sum over outputs of their valid taps: multiplications per input and output channel
 
   int64_t pixels() const { return output_height * output_width; }
+
+  // For the kernels; it points into this geometry.
+  Tiling tiling() const;
 
   // The first tile of part `part` of `parts`, cut so that all parts have about the same work; parts may be
   // empty.

@@ -43,11 +43,7 @@ void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Wor
   task.lower = lower_;
   task.upper = upper_;
   task.input_zero = static_cast<int32_t>(spec_.x.zero);
-  task.regions = geometry.regions.data();
-  task.num_regions = static_cast<int32_t>(geometry.regions.size());
-  task.input_step_x = static_cast<int32_t>(spec_.layer.strides[1]);
-  task.input_step_y = static_cast<int32_t>(spec_.layer.strides[0] * geometry.input_width);
-  task.output_width = static_cast<int32_t>(geometry.output_width);
+  task.tiling = geometry.tiling();
 
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;

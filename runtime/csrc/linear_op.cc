@@ -1,4 +1,5 @@
 // Linear as ONNX Runtime sees it.
+#include <algorithm>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -23,6 +24,19 @@ struct LinearKernel {
   std::unique_ptr<const Linear> layer;
 };
 
+// Most weights of such a layer are not read in a run, so those of a file should not come into memory at once
+// only to be checked.
+void check_pieces(const Weights& weight) {
+  constexpr int64_t kHalves = int64_t{1} << 19;
+  if (weight.halves == nullptr) return;
+  const int64_t count = weight.dims[0] * weight.dims[1];
+  for (int64_t first = 0; first < count; first += kHalves) {
+    const Weights piece = {nullptr, weight.halves + first, {std::min(kHalves, count - first)}};
+    require(check_halves("W", piece));
+    drop_file_pages(piece);
+  }
+}
+
 OrtStatus* create_linear(const ort::CustomOp* op, const void* table, const OrtKernelInfo* info,
                          void** kernel) {
   const Api api(table);
@@ -37,7 +51,7 @@ OrtStatus* create_linear(const ort::CustomOp* op, const void* table, const OrtKe
     spec.weight = weight.dims;
     spec.shift = shift.dims;
     require(check_linear(spec));
-    require(check_halves("W", weight));
+    check_pieces(weight);
     const Setting& setting = static_cast<const Op*>(op)->setting;
     auto layer = std::make_unique<const Linear>(spec, weight, shift.data, setting.kernels);
     if (layer->has_copy()) drop_file_pages(weight);

@@ -17,8 +17,8 @@ std::string check_max_pool(const MaxPoolSpec& spec) {
   if (error.empty()) error = check_window(spec);
   if (!error.empty()) return error;
   for (size_t i = 0; i < 4; ++i) {
-    const int64_t span = (spec.kernel[i % 2] - 1) * spec.dilations[i % 2];
-    if (spec.dilations[i % 2] > 1 ? spec.pads[i] > 0 : spec.pads[i] > span) {
+    const int64_t most = spec.dilations[i % 2] > 1 ? 0 : spec.kernel[i % 2] - 1;
+    if (spec.pads[i] > most) {
       return "pads is " + text(spec.pads) + " with kernel_shape " + text(spec.kernel) + " and dilations " +
              text(spec.dilations) +
              "; each must be smaller than its kernel, and 0 where that is dilated, so that no window lies "
@@ -49,11 +49,7 @@ void MaxPool::run(const Tensor<float>& x, float* y, const Parallel& parallel) co
       geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], kernels_->max_tile);
   PoolTask task = {};
   task.k = task.pitch = channels;
-  task.regions = geometry->regions.data();
-  task.num_regions = static_cast<int32_t>(geometry->regions.size());
-  task.input_step_x = static_cast<int32_t>(spec_.strides[1]);
-  task.input_step_y = static_cast<int32_t>(spec_.strides[0] * geometry->input_width);
-  task.output_width = static_cast<int32_t>(geometry->output_width);
+  task.tiling = geometry->tiling();
 
   const int64_t threads = parallel.threads(), values = geometry->tap_pixels * channels;
   const int64_t parts =

@@ -10,15 +10,10 @@ namespace {
 
 using compress::DepthwiseTask;
 
-struct DepthwiseTile {
-  const float* x[kMaxTile];  // each pixel's input at the region's first valid tap, first channel
-  float* y[kMaxTile];        // each pixel's output, first channel
-};
-
 // Channels [c, c + kLanes) of one tile; `kPart`: only the first `left` of them exist.
 template <int kPixels, bool kPart>
-inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& region,
-                             const DepthwiseTile& tile, int c, int left) {
+inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& region, const PixelTile& tile,
+                             int c, int left) {
   Vec sums[kPixels];
   const Vec bias = load(task.bias + c);
 #pragma GCC unroll 16
@@ -49,13 +44,13 @@ inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& 
 }
 
 template <int kPixels>
-void depthwise_tile(const DepthwiseTask& task, const compress::Region& region, const DepthwiseTile& tile) {
+void depthwise_tile(const DepthwiseTask& task, const compress::Region& region, const PixelTile& tile) {
   int c = 0;
   for (; c + kLanes <= task.k; c += kLanes) depthwise_vector<kPixels, false>(task, region, tile, c, kLanes);
   if (c < task.k) depthwise_vector<kPixels, true>(task, region, tile, c, task.k - c);
 }
 
-using DepthwiseFunction = void (*)(const DepthwiseTask&, const compress::Region&, const DepthwiseTile&);
+using DepthwiseFunction = void (*)(const DepthwiseTask&, const compress::Region&, const PixelTile&);
 
 // The kernel for a tile of `pixels`, found as in kernels/conv.h.
 template <int kPixels = kMaxTile>
@@ -69,7 +64,7 @@ DepthwiseFunction depthwise_function(int pixels) {
 }
 
 void depthwise(const DepthwiseTask& task, int first_tile, int last_tile) {
-  DepthwiseTile tile;
+  PixelTile tile;
   int known_pixels = 0;
   DepthwiseFunction function = nullptr;
   for_each_tile(task, 0, first_tile, last_tile, tile, [&](const compress::Region& region, int, int pixels) {

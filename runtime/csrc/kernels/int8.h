@@ -59,7 +59,7 @@ void conv_int8_tile(const Int8ConvTask& task, const Region& region, const Int8Ti
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sums[s][p][v] = broadcast_lane(0);
   if (task.start != nullptr) {
-    const int32_t* const start = task.start + (&region - task.regions) * kStartPitch;
+    const int32_t* const start = task.start + (&region - task.tiling.regions) * kStartPitch;
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 2
@@ -139,8 +139,8 @@ void start_int8(const Int8ConvTask& task, const int8_t* w, int num_vectors) {
   uint8_t zeros[kGroup];
   for (uint8_t& zero : zeros) zero = static_cast<uint8_t>(task.input_zero);
   const Activations four = broadcast_four(zeros);
-  for (int g = 0; g < task.num_regions; ++g) {
-    const Region& region = task.regions[g];
+  for (int g = 0; g < task.tiling.num_regions; ++g) {
+    const Region& region = task.tiling.regions[g];
     for (int v = 0; v < num_vectors; ++v) {
       Lanes sums = broadcast_lane(0);
       for (int r = 0; r < region.num_runs; ++r) {

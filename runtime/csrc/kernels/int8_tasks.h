@@ -7,9 +7,10 @@
 
 #include <cstdint>
 
+#include "kernels/tiling.h"
+
 namespace compress {
 
-struct Region;
 struct SqueezeStep;
 
 inline constexpr int kGroup = 4;
@@ -36,11 +37,7 @@ struct Int8ConvTask {
   float lower, upper;
   int32_t* start;      // [regions][kMaxInt8Vectors * lanes], of this call's vectors; null: all 0
   int32_t input_zero;  // what start_int8 works out `start` for
-  const Region* regions;
-  int32_t num_regions;
-  int32_t input_step_x;  // input pixels from one output pixel to the next
-  int32_t input_step_y;  // and from one output row to the next
-  int32_t output_width;
+  Tiling tiling;
 };
 
 // out[t][g][lane][i] = weight of the lane's winner for tap t and the i-th channel of group g, 0 where there

@@ -9,11 +9,6 @@ namespace {
 
 using compress::PoolTask;
 
-struct PoolTile {
-  const float* x[kMaxTile];  // each pixel's input at the region's first valid tap, first channel
-  float* y[kMaxTile];        // each pixel's output, first channel
-};
-
 // Channels [c, c + kLanes) of one pixel, of which `left` exist.
 inline Vec largest(const PoolTask& task, const compress::Region& region, const float* x, int left) {
   constexpr float kHighest = __builtin_inff();
@@ -31,7 +26,7 @@ inline Vec largest(const PoolTask& task, const compress::Region& region, const f
 }
 
 void max_pool(const PoolTask& task, int first_tile, int last_tile) {
-  PoolTile tile;
+  PixelTile tile;
   for_each_tile(task, 0, first_tile, last_tile, tile, [&](const compress::Region& region, int, int pixels) {
     for (int p = 0; p < pixels; ++p) {
       for (int c = 0; c < task.k; c += kLanes) {

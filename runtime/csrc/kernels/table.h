@@ -13,6 +13,7 @@
 
 #include "half.h"
 #include "kernels/int8_tasks.h"
+#include "kernels/tiling.h"
 
 namespace compress {
 
@@ -22,23 +23,6 @@ inline constexpr int kMaxLanes = 16;
 // What memory hands over at a time.
 inline constexpr int kLineFloats = 16;
 inline constexpr int kLineHalves = 32;
-
-// Taps that lie side by side in the input (all of one kernel row where the horizontal dilation is 1).
-struct Run {
-  int32_t pixel;  // input pixels from the region's first valid tap
-  int32_t tap;    // first tap, ky * kw + kx
-  int32_t taps;   // how many
-};
-
-// A rectangle of outputs for which the same taps fall inside the input: borders need neither a padded copy
-// nor a multiplication by zero. Its pixels are numbered row by row and cut into tiles of nearly equal size.
-struct Region {
-  int32_t y, x, width, pixels;
-  int32_t first_tile, tiles;
-  int64_t input_pixel;  // input pixel under (y, x) at the first valid tap
-  const Run* runs;
-  int32_t num_runs;  // 0: every tap lies in the padding
-};
 
 // What happens to a sum before it is stored: clamp(scale * (sum + bias) + post, lower, upper); the arrays are
 // in output order and padded to whole vectors. NaN passes through.
@@ -82,11 +66,7 @@ struct ConvTask {
   int32_t k;
   bool raw;
   Epilogue epilogue;
-  const Region* regions;
-  int32_t num_regions;
-  int32_t input_step_x;  // input pixels from one output pixel to the next
-  int32_t input_step_y;  // and from one output row to the next
-  int32_t output_width;
+  Tiling tiling;
   bool copies_lines;   // each pixel's inputs are read from a copy, made a line at a time
   Prefetch* prefetch;  // null: nothing to ask for
   float* sums;         // null: one call adds up everything
@@ -181,11 +161,7 @@ struct DepthwiseTask {
   int32_t pitch;  // floats from input pixel to input pixel
   int32_t k;
   float lower, upper;
-  const Region* regions;
-  int32_t num_regions;
-  int32_t input_step_x;  // input pixels from one output pixel to the next
-  int32_t input_step_y;  // and from one output row to the next
-  int32_t output_width;
+  Tiling tiling;
 };
 
 // y[p][c] = the largest x[q(p, t)][c] over the taps t inside the input, of which every pixel has one, for the
@@ -196,11 +172,7 @@ struct PoolTask {
   float* y;
   int32_t pitch;  // floats from input pixel to input pixel
   int32_t k;
-  const Region* regions;
-  int32_t num_regions;
-  int32_t input_step_x;  // input pixels from one output pixel to the next
-  int32_t input_step_y;  // and from one output row to the next
-  int32_t output_width;
+  Tiling tiling;
 };
 
 struct KernelTable {
