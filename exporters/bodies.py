@@ -18,7 +18,7 @@ The bodies work in NCHW between a pair of transposes; ONNX Runtime cancels the p
 
 from dataclasses import dataclass, replace
 
-from onnx import FunctionProto, parser
+from onnx import FunctionProto, helper, parser
 
 from exporters import opset
 
@@ -27,6 +27,7 @@ __all__ = [
     "FBSVariant",
     "depthwise_conv_body",
     "fbs_conv_body",
+    "fbs_conv_depthwise_body",
     "fbs_conv_int8_body",
     "function_of",
     "linear_body",
@@ -190,6 +191,36 @@ def depthwise_conv_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> 
     ]
     names = [tensor.name for tensor in opset.DEPTHWISE_CONV.inputs]
     return function_of(opset.DEPTHWISE_CONV, activation, names, lines, onnx_opset)
+
+
+def fbs_conv_depthwise_body(
+    variant: FBSVariant, activation: str, channels: int, onnx_opset: int = opset.ONNX_OPSET
+) -> FunctionProto:
+    """Returns the FBSConvDepthwise function: the nodes of FBSConv's, then those of DepthwiseConv's under other names.
+
+    It calls neither, since ONNX Runtime 1.32 does not find a function with an overload that a function calls.
+
+    Args:
+        variant: Of the FBSConv.
+        activation: Of the DepthwiseConv: none, relu or clip.
+        channels: K, which a node says by the shape of V, and Conv takes as an attribute.
+        onnx_opset: The model's own.
+    """
+    op, overload = opset.FBS_CONV_DEPTHWISE, f"{variant.overload}_{activation}_{channels}"
+    result = function_of(op, overload, _inputs(op, variant), [], onnx_opset)
+    result.node.extend(fbs_conv_body(variant, onnx_opset).node)
+    result.node[-1].output[0] = "T"
+    names = {"X": "T", "I": "J", "W": "V", "B": "S", "Y": "Y"}
+    for node in depthwise_conv_body(activation, onnx_opset).node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, f"depthwise_{name}") for name in tensors]
+        for attribute in node.attribute:
+            if attribute.ref_attr_name == "channels":
+                attribute.CopyFrom(helper.make_attribute(attribute.name, channels))
+            elif attribute.ref_attr_name:
+                attribute.ref_attr_name = f"depthwise_{attribute.ref_attr_name}"
+        result.node.append(node)
+    return result
 
 
 def to_nhwc_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:

@@ -11,7 +11,8 @@ from exporters.sparse_body import sparse_activation, sparse_conv_body
 
 __all__ = ["attach_functions"]
 
-# Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a clamp, a variant of FBSConv.
+# Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a clamp, a variant of FBSConv. That of
+# FBSConvDepthwise stands for such a variant, a clamp and a number of channels.
 _PLAIN = {
     opset.TO_NHWC.name: bodies.to_nhwc_body,
     opset.MAX_POOL_NHWC.name: bodies.max_pool_nhwc_body,
@@ -62,6 +63,11 @@ def attach_functions(model: ModelProto) -> ModelProto:
             form = _linear_variant(node, constants)
             node.overload = form.overload
             functions[node.op_type, form.overload] = bodies.linear_body(form, version)
+        elif node.op_type == opset.FBS_CONV_DEPTHWISE.name:
+            variant, clamp = _variant(node, constants, one_sample), _clamp(node, "depthwise_")
+            body = bodies.fbs_conv_depthwise_body(variant, clamp, _outputs(node, constants), version)
+            node.overload = body.overload
+            functions[node.op_type, body.overload] = body
         else:
             variant = _variant(node, constants, one_sample)
             node.overload = variant.overload
@@ -95,10 +101,10 @@ def _bound(node: NodeProto) -> str:
     return {-opset.FLOAT_MAX: "none", 0.0: "relu"}.get(attributes_of(node)["lower"], "bounded")
 
 
-def _clamp(node: NodeProto) -> str:
-    """The activation that the bounds of a DepthwiseConv or SparseConv are."""
+def _clamp(node: NodeProto, prefix: str = "") -> str:
+    """The activation that the bounds of a DepthwiseConv, SparseConv or FBSConvDepthwise are."""
     values = attributes_of(node)
-    return sparse_activation(values["lower"], values["upper"])
+    return sparse_activation(values[f"{prefix}lower"], values[f"{prefix}upper"])
 
 
 def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:
@@ -114,11 +120,16 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
         left_out=bool(given.get("E")),
         half=_is_half(saliency_weight),
         half_weight=_is_half(weight),
-        activation=sparse_activation(values["lower"], values["upper"]),
+        activation=_clamp(node),
         nonnegative=values["saliency_slope"] == 0.0,
         pointwise=list(weight.dims[2:]) == [1, 1],
         blocks=values["winner_block"] > 1,
     )
+
+
+def _outputs(node: NodeProto, constants: dict[str, TensorProto]) -> int:
+    """K of an FBS layer."""
+    return int(constants[_given(node, constants)["R"]].dims[0])
 
 
 def _linear_variant(node: NodeProto, constants: dict[str, TensorProto]) -> LinearVariant:

@@ -2,12 +2,13 @@
 
 Multiply-accumulates (MACs) for one sample:
 
-    Conv           K * C/groups * kh * kw * H' * W'
-    Gemm, MatMul   rows * inner * columns
-    Linear         Cx * H * W * K
-    FBSConv        k * Cx * kh * kw * H' * W'  +  Cx * k  +  K * H' * W'
-    DepthwiseConv  Cx * kh * kw * H' * W'
-    SparseConv     K * R * H' * W'
+    Conv             K * C/groups * kh * kw * H' * W'
+    Gemm, MatMul     rows * inner * columns
+    Linear           Cx * H * W * K
+    FBSConv          k * Cx * kh * kw * H' * W'  +  Cx * k  +  K * H' * W'
+    DepthwiseConv    Cx * kh * kw * H' * W'
+    FBSConvDepthwise  those of both
+    SparseConv       K * R * H' * W'
 
 The FBS terms are the convolution over live inputs and winners, the predictor, and the scaling, as the
 published counter has them (specs of Feature Boosting and Suppression: M-CifarNet at density 0.5 is 44.24 M);
@@ -21,6 +22,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -199,13 +201,14 @@ def _report(
         "MatMul": _matmul,
         "MatMulInteger": _matmul,
         opset.FBS_CONV.name: _fbs_conv,
+        opset.FBS_CONV_DEPTHWISE.name: _fbs_conv_depthwise,
         opset.FBS_CONV_INT8.name: _fbs_conv,
         opset.LINEAR.name: _linear,
         opset.DEPTHWISE_CONV.name: _depthwise_conv,
         opset.SPARSE_CONV.name: _sparse_conv,
     }.get(node.op_type)
     macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
-    is_fbs = is_op(node, opset.FBS_CONV, opset.FBS_CONV_INT8)
+    is_fbs = is_op(node, opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE, opset.FBS_CONV_INT8)
     methods = ["fbs"] if density is not None or is_fbs else []
     methods += sorted({_STORED[tensor.data_type] for tensor in through if tensor.data_type in _STORED})
     if is_fbs and inputs[2]:
@@ -297,6 +300,31 @@ def _depthwise_conv(
 ) -> Counted:
     live = inputs[1][-1] if inputs[1] else None
     return _product(live, *(inputs[2][2:] or (None,)), *(output[1:3] or (None,))), live, live
+
+
+def _fbs_conv_depthwise(
+    inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], attributes: Mapping[str, object]
+) -> Counted:
+    # No tensor of the file has the plane between the two.
+    between = _convolved(inputs[0][1:3], inputs[2][2:], attributes)
+    macs, live, winners = _fbs_conv(inputs, (None, *between), attributes)
+    depthwise = _product(winners, *(inputs[6][2:] or (None,)), *(output[1:3] or (None,)))
+    return None if macs is None or depthwise is None else macs + depthwise, live, winners
+
+
+def _convolved(
+    plane: tuple[int | None, ...],
+    taps: tuple[int | None, ...],
+    attributes: Mapping[str, Any],  # Any: ONNX attributes
+) -> list[int | None]:
+    """The plane that a convolution makes of one; empty where a size is not known."""
+    pads, sizes = attributes["pads"], []
+    for axis, (size, width) in enumerate(zip(plane, taps, strict=False)):
+        if size is None or width is None:
+            return []
+        rest = size + pads[axis] + pads[axis + 2] - attributes["dilations"][axis] * (width - 1) - 1
+        sizes.append(rest // attributes["strides"][axis] + 1)
+    return sizes
 
 
 def _sparse_conv(

@@ -36,7 +36,7 @@ _ON_BYTES = ("Transpose", "MaxPool")  # standard ops that give of bytes what the
 _MOST_TERMS = 65793  # products that an int32 holds: as runtime/csrc/int8_layer.h has it
 _LEFT_OUT = [tensor.name for tensor in opset.FBS_CONV.inputs].index("E")
 _MOST_CHEAP_WEIGHTS = 1 << 18  # of a linear layer that stays float: 0.03 ms, a megabyte
-_LAYERS = (opset.FBS_CONV.name, opset.LINEAR.name, "Conv", "Gemm", "MatMul")
+_LAYERS = (opset.FBS_CONV.name, opset.FBS_CONV_DEPTHWISE.name, opset.LINEAR.name, "Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class _Bytes:
 
 
 def has_fbs_layers(model: ModelProto) -> bool:
-    """Whether there is an FBSConv."""
-    return any(is_op(node, opset.FBS_CONV) for node in model.graph.node)
+    """Whether there is an FBSConv or FBSConvDepthwise."""
+    return any(is_op(node, opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE) for node in model.graph.node)
 
 
 def quantize_fbs(

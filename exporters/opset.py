@@ -1,8 +1,8 @@
 """The ops of domain `compress`: names, attributes and shapes, written down once.
 
 Exporter passes, function bodies, the inspector and the native library's tests all read this table. Letters in the
-shapes: N samples, H×W input plane, H'×W' output plane, C input channels of the dense layer, Cx those that exist, K
-output channels of the dense layer, k winners.
+shapes: N samples, H×W input plane, H'×W' output plane, H''×W'' that of a second convolution, C input channels of the
+dense layer, Cx those that exist, K output channels of the dense layer, k winners.
 
 An op is stored in the file both as a node and as an ONNX local function of the same name (`exporters.functions`), so
 that a stock runtime inlines the body while a runtime with the native library takes its own kernel.
@@ -14,6 +14,7 @@ __all__ = [
     "DEPTHWISE_CONV",
     "DOMAIN",
     "FBS_CONV",
+    "FBS_CONV_DEPTHWISE",
     "FBS_CONV_INT8",
     "FLOAT_MAX",
     "IR_VERSION",
@@ -207,6 +208,28 @@ DEPTHWISE_CONV = Op(
     attributes=(*_WINDOW, *UNPACK.attributes),
 )
 
+FBS_CONV_DEPTHWISE = Op(
+    name="FBSConvDepthwise",
+    summary=(
+        "FBSConv, and DepthwiseConv on its winners: T, J = FBSConv(X, I, W, B, A, R, D, E), then Y = DepthwiseConv(T, "
+        "J, V, S) with the attributes in depthwise_*. T need not exist as a whole."
+    ),
+    inputs=(
+        *FBS_CONV.inputs[:-2],
+        Tensor("V", "float", ("K", "1", "kh'", "kw'"), "one filter for each of the K channels", constant=True),
+        Tensor("S", "float", ("K",), "their bias", constant=True),
+        *FBS_CONV.inputs[-2:],
+    ),
+    outputs=(
+        Tensor("Y", "float", ("N", "H''", "W''", "k"), "packed, channels last, in the places J says"),
+        FBS_CONV.outputs[1],
+    ),
+    attributes=(
+        *FBS_CONV.attributes,
+        *(replace(attribute, name=f"depthwise_{attribute.name}") for attribute in _WINDOW),
+    ),
+)
+
 TO_NHWC = Op(
     name="ToNHWC",
     summary="Lays planes out channels last: Y[n,h,w,c] = X[n,c,h,w].",
@@ -315,7 +338,7 @@ LINEAR = Op(
 OPS = {
     op.name: op
     for op in (
-        *(FBS_CONV, FBS_CONV_INT8, DEPTHWISE_CONV, SPARSE_CONV, TO_NHWC, MAX_POOL_NHWC),
+        *(FBS_CONV, FBS_CONV_INT8, FBS_CONV_DEPTHWISE, DEPTHWISE_CONV, SPARSE_CONV, TO_NHWC, MAX_POOL_NHWC),
         *(UNPACK, UNPACK_ADD, UNPACK_INT8, UNPACK_ADD_INT8, LINEAR),
     )
 }

@@ -28,13 +28,20 @@ _ROLES = {
         "left_out",
     ),
 }
+_ROLES[opset.FBS_CONV_DEPTHWISE.name] = (
+    *_ROLES[opset.FBS_CONV.name][:-2],
+    "depthwise_weight",
+    "depthwise_bias",
+    *_ROLES[opset.FBS_CONV.name][-2:],
+)
+_CHOOSERS = (opset.FBS_CONV.name, opset.FBS_CONV_DEPTHWISE.name)
 
 
 def name_tensors(graph: gs.Graph) -> int:
     """Changes `graph`: readable names that depend on the graph alone; returns how many tensors got one.
 
     1. Graph inputs: input (input_2 …); graph outputs: output (output_2 …).
-    2. The first output of a node: the node's name; FBSConv's J: name.winners; others: name.1 ….
+    2. The first output of a node: the node's name; an FBS layer's J: name.winners; others: name.1 ….
     3. A constant that one node reads: node.weight, node.bias …, or node.<position>; shared ones: their own
        name.
     """
@@ -56,7 +63,7 @@ def name_tensors(graph: gs.Graph) -> int:
         for position, tensor in enumerate(node.outputs):
             if id(tensor) in named or tensor.is_empty():
                 continue
-            suffix = ("", ".winners")[position] if node.op == opset.FBS_CONV.name else f".{position}" * bool(position)
+            suffix = ("", ".winners")[position] if node.op in _CHOOSERS else f".{position}" * bool(position)
             give(tensor, node.name + suffix)
             named.add(id(tensor))
     for node in graph.nodes:

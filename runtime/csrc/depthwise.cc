@@ -34,16 +34,18 @@ std::string check_depthwise(const DepthwiseSpec& spec) {
 std::string check_depthwise_input(const DepthwiseSpec& spec, const Tensor<float>& x,
                                   const Tensor<int64_t>& index) {
   const std::string error = check_unpack(spec.channels, x.dims, index);
-  if (!error.empty()) return error;
-  if (x.dims[1] < 1 || x.dims[2] < 1)
-    return "X has shape " + text(x.dims) + "; its planes must have 1 pixel or more";
-  const int64_t height = spec.y().outputs(x.dims[1]), width = spec.x().outputs(x.dims[2]);
+  return error.empty() ? check_depthwise_planes(spec, x.dims) : error;
+}
+
+std::string check_depthwise_planes(const DepthwiseSpec& spec, const Dims& x) {
+  if (x[1] < 1 || x[2] < 1) return "X has shape " + text(x) + "; its planes must have 1 pixel or more";
+  const int64_t height = spec.y().outputs(x[1]), width = spec.x().outputs(x[2]);
   if (height < 1 || width < 1) {
-    return "X has shape " + text(x.dims) + ", smaller than the kernel of W " + text(spec.weight.dims) +
+    return "X has shape " + text(x) + ", smaller than the kernel of W " + text(spec.weight.dims) +
            " with dilations " + text(spec.dilations) + " and pads " + text(spec.pads);
   }
   if (!small_product({height, width, spec.channels + kMaxLanes})) {
-    return "X has shape " + text(x.dims) + "; one sample may hold at most 2147483647 values, in and out";
+    return "X has shape " + text(x) + "; one sample may hold at most 2147483647 values, in and out";
   }
   return "";
 }
@@ -66,6 +68,17 @@ DepthwiseConv::DepthwiseConv(const DepthwiseSpec& spec, const KernelTable* kerne
   spec_.weight.data = spec_.shift.data = nullptr;
 }
 
+DepthwiseTask DepthwiseConv::task(const float* rows, int32_t pitch) const {
+  DepthwiseTask task = {};
+  task.w = rows;
+  task.bias = rows + int64_t{taps_} * pitch;
+  task.post = task.bias + pitch;
+  task.w_pitch = pitch;
+  task.lower = spec_.lower;
+  task.upper = spec_.upper;
+  return task;
+}
+
 void DepthwiseConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y,
                         const Parallel& parallel) const {
   const int64_t samples = x.dims[0];
@@ -78,16 +91,9 @@ void DepthwiseConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, fl
   const int32_t lanes = kernels_->lanes;
   const int32_t vectors = (live + lanes - 1) / lanes;
   const int32_t pitch = vectors * lanes;
-  const int64_t row_floats = int64_t{taps_ + 2} * pitch;
-  const Scratch scratch(sizeof(float) * static_cast<size_t>(samples * row_floats));
+  const int64_t sample_rows = row_floats(pitch);
+  const Scratch scratch(sizeof(float) * static_cast<size_t>(samples * sample_rows));
   auto* const rows = reinterpret_cast<float*>(scratch.data());
-
-  DepthwiseTask task = {};
-  task.w_pitch = pitch;
-  task.pitch = task.k = live;
-  task.lower = spec_.lower;
-  task.upper = spec_.upper;
-  task.tiling = geometry->tiling();
 
   const int64_t work = geometry->tap_pixels * vectors;
   const int64_t threads = parallel.threads();
@@ -95,23 +101,17 @@ void DepthwiseConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, fl
       samples >= threads ? 1 : std::clamp<int64_t>(work / kWorkPerThread, 1, geometry->num_tiles);
   const int64_t shares = std::min(parts, threads);
   for (int64_t n = 0; n < samples; ++n) {
-    const int64_t* const channels = index.data + (index.dims[0] == 1 ? 0 : n * live);
-    float* out = rows + n * row_floats;
-    for (const float* row = rows_.floats(); row < rows_.floats() + int64_t{taps_ + 2} * channels_;
-         row += channels_, out += pitch) {
-      for (int32_t j = 0; j < live; ++j) out[j] = row[channels[j]];
-    }
+    gather(index.data + (index.dims[0] == 1 ? 0 : n * live), live, pitch, rows + n * sample_rows);
   }
   const int64_t x_size = x.dims[1] * x.dims[2] * live;
   const int64_t y_size = geometry->pixels() * live;
   parallel(static_cast<size_t>(samples * shares), [&](size_t item) {
     const int64_t n = static_cast<int64_t>(item) / shares, share = static_cast<int64_t>(item) % shares;
-    DepthwiseTask mine = task;
+    DepthwiseTask mine = task(rows + n * sample_rows, pitch);
     mine.x = x.data + n * x_size;
     mine.y = y + n * y_size;
-    mine.w = rows + n * row_floats;
-    mine.bias = mine.w + int64_t{taps_} * pitch;
-    mine.post = mine.bias + pitch;
+    mine.channels = mine.pitch = mine.k = live;
+    mine.tiling = geometry->tiling();
     kernels_->depthwise(mine, geometry->first_tile(share, shares), geometry->first_tile(share + 1, shares));
   });
 }

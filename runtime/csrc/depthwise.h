@@ -35,6 +35,9 @@ std::string check_depthwise(const DepthwiseSpec& spec);
 std::string check_depthwise_input(const DepthwiseSpec& spec, const Tensor<float>& x,
                                   const Tensor<int64_t>& index);
 
+// The planes of X, of shape [N, H, W, …].
+std::string check_depthwise_planes(const DepthwiseSpec& spec, const Dims& x);
+
 class DepthwiseConv {
  public:
   // Copies what it needs out of `spec`, which must have passed check_depthwise.
@@ -42,10 +45,25 @@ class DepthwiseConv {
 
   // What check_depthwise_input reads; the tensors' data pointers are not valid any more.
   const DepthwiseSpec& spec() const { return spec_; }
+  Window window() const { return {spec_.y(), spec_.x()}; }
+  int32_t taps() const { return taps_; }
 
   // y [N, H', W', Cx] from inputs that have passed check_depthwise_input. Safe to call from several threads
   // at a time. Throws std::bad_alloc.
   void run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, const Parallel& parallel) const;
+
+  // What the kernel reads of `count` channels: their weights, biases and what is added last, each
+  // `pitch` floats long, the rows beyond `count` untouched. row_floats(pitch) of them.
+  template <typename Index>
+  void gather(const Index* channels, int32_t count, int32_t pitch, float* rows) const {
+    for (const float* row = rows_.floats(); row < rows_.floats() + int64_t{taps_ + 2} * channels_;
+         row += channels_, rows += pitch) {
+      for (int32_t j = 0; j < count; ++j) rows[j] = row[channels[j]];
+    }
+  }
+  int64_t row_floats(int32_t pitch) const { return int64_t{taps_ + 2} * pitch; }
+  // A task that reads such rows.
+  DepthwiseTask task(const float* rows, int32_t pitch) const;
 
  private:
   DepthwiseSpec spec_;

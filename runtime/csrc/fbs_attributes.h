@@ -11,6 +11,9 @@
 
 namespace compress {
 
+// What attributes of the depthwise convolution behind a layer begin with.
+inline constexpr char kDepthwisePrefix[] = "depthwise_";
+
 // Everything but the weights: the attributes, and the constants B, A and R, which are inputs `first` to
 // `first` + 2.
 inline void read_fbs_layer(const Api& api, const OrtKernelInfo* info, size_t first, LayerSpec* spec) {
@@ -27,8 +30,10 @@ inline void read_fbs_layer(const Api& api, const OrtKernelInfo* info, size_t fir
 }
 
 // Sizes of Y, of element type `type`, and J as far as X's shape and the constants' shapes tell them. Wrong
-// shapes are left to the kernel, which explains them.
-inline void infer_fbs_layer(const Api& api, OrtShapeInferContext* context, ort::ElementType type) {
+// shapes are left to the kernel, which explains them. `depthwise`: the input that holds the filters of the
+// depthwise convolution behind it, 0 where there is none.
+inline void infer_fbs_layer(const Api& api, OrtShapeInferContext* context, ort::ElementType type,
+                            size_t depthwise = 0) {
   const std::optional<InferredShape> x = inferred_input(api, context, 0);
   const std::optional<InferredShape> w = inferred_input(api, context, 2);
   int64_t winners = 0;
@@ -39,6 +44,14 @@ inline void infer_fbs_layer(const Api& api, OrtShapeInferContext* context, ort::
   InferredShape y = {x->at(0), {}, {}, {winners, ""}};
   const int64_t kernel[2] = {w->at(2).value, w->at(3).value};
   inferred_window(api, context, kernel, &x->at(1), &y[1]);
+  if (depthwise > 0) {
+    const std::optional<InferredShape> v = inferred_input(api, context, depthwise);
+    if (!v || v->size() != 4) return;
+    const InferredSize between[2] = {y[1], y[2]};
+    const int64_t filter[2] = {v->at(2).value, v->at(3).value};
+    y[1] = y[2] = {};
+    inferred_window(api, context, filter, between, &y[1], kDepthwisePrefix);
+  }
   set_inferred_output(api, context, 0, type, y);
   set_inferred_output(api, context, 1, ort::kInt64, {x->at(0), {winners, ""}});
 }

@@ -39,7 +39,8 @@ constexpr int64_t kWorkAtATime = 10000;
 
 }  // namespace
 
-FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
+FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced,
+                 const DepthwiseSpec* depthwise)
     : spec_(spec),
       kernels_(kernels),
       forced_(forced),
@@ -53,6 +54,7 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
       vectors_((winners_ + lanes_ - 1) / lanes_),
       weights_(spec, kernels),
       predictor_(spec, kernels) {
+  if (depthwise != nullptr) depthwise_.emplace(*depthwise, kernels);
   const int32_t padded = all_vectors_ * lanes_;
 
   per_output_ = Buffer(sizeof(float) * 3 * static_cast<size_t>(padded));
@@ -100,7 +102,8 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced)
 // Measured against both ways, this choice is the faster one (tests/benchmarks/native_ways.py).
 bool FbsConv::packs(const Geometry& geometry, int32_t channels) const {
   if (winners_ == outputs_ && channels == inputs_) return false;  // the weights are packed as they lie
-  if (weights_.is_half()) return true;                            // which the convolution does not read
+  // The convolution reads no halves, and bands hold winners only.
+  if (weights_.is_half() || depthwise_) return true;
   if (forced_ != Way::kNone) return forced_ == Way::kPacked;
   if (winner_block_ % lanes_ == 0) return true;  // whole vectors win: nothing is squeezed
   const double pack_cost = kSqueezeCost * taps_ * (all_vectors_ + vectors_);
@@ -113,7 +116,11 @@ bool FbsConv::packs(const Geometry& geometry, int32_t channels) const {
 Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) const {
   const bool whole = winners_ == outputs_;
   const int32_t computed = packs(geometry, channels) || whole ? vectors_ : all_vectors_;
-  const int64_t convolution = geometry.tap_pixels * channels * computed;
+  int64_t convolution = geometry.tap_pixels * channels * computed;
+  if (depthwise_) {
+    convolution += depthwise_->window().y.outputs(geometry.output_height) *
+                   depthwise_->window().x.outputs(geometry.output_width) * depthwise_->taps() * vectors_;
+  }
   const int64_t saliency = int64_t{channels} * all_vectors_;
   const int64_t input_pixels = geometry.input_height * geometry.input_width;
   Manner manner;
@@ -125,8 +132,30 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
                       geometry.num_tiles < least_tiles * manner.shares;
   const int32_t block = std::max(1, kBlockFloats / (kSegmentVectors * taps_ * lanes_));
   if (geometry.pixels() <= kBlockPixels && channels >= 2 * block) manner.block = block;
+  if (depthwise_) divide_bands(depthwise_->window(), geometry, &manner);
   manner.saliency_parts = saliency < kDividedSaliency ? 1 : std::min(threads, all_vectors_);
   return manner;
+}
+
+std::string FbsConv::check(const Tensor<float>& x, const Tensor<int64_t>& index) const {
+  std::string error = check_input(spec_, x, index);
+  if (!error.empty() || !depthwise_) return error;
+  error = check_depthwise_planes(depthwise_->spec(), between_dims(x.dims));
+  return error.empty() ? "" : "the depthwise convolution: " + error;
+}
+
+Dims FbsConv::between_dims(const Dims& x) const {
+  return {x[0], spec_.y().outputs(x[1]), spec_.x().outputs(x[2]), spec_.winners};
+}
+
+Dims FbsConv::y_dims(const Dims& x) const {
+  Dims dims = between_dims(x);
+  if (depthwise_) {
+    const Window second = depthwise_->window();
+    dims[1] = second.y.outputs(dims[1]);
+    dims[2] = second.x.outputs(dims[2]);
+  }
+  return dims;
 }
 
 void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,
@@ -137,15 +166,22 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
       geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], kernels_->max_tile);
   const auto channels = static_cast<int32_t>(x.dims[3]);
   const int64_t x_size = x.dims[1] * x.dims[2] * x.dims[3];
-  const int64_t y_size = shape->pixels() * winners_;
+  const Dims y_shape = y_dims(x.dims);
+  const int64_t y_size = y_shape[1] * y_shape[2] * y_shape[3];
   const bool alone = samples >= parallel.threads();  // each thread has a sample to itself
   const Manner how = manner(*shape, channels, alone ? 1 : parallel.threads());
+  std::shared_ptr<const BandPlan> plan;
+  if (depthwise_) {
+    plan = plan_.get(window(), depthwise_->window(), x.dims[1], x.dims[2], how.stretches,
+                     kSegmentVectors * lanes_ * static_cast<int32_t>(sizeof(float)), kernels_->max_tile);
+  }
   const ChainLink::Next next = link_.enter(how);
   const ChainLink::Next same = {nullptr, {}, next.weights_are_far};  // the sample after it is this layer's
   const auto sample = [&](size_t n, const Parallel& inner) {
     const auto i = static_cast<int64_t>(n);
-    run_sample(x.data + i * x_size, index.data + (index.dims[0] == 1 ? 0 : i * channels), channels, *shape,
-               how, i + 1 < samples ? same : next, y + i * y_size, j + i * winners_, inner);
+    const Sample one = {x.data + i * x_size, index.data + (index.dims[0] == 1 ? 0 : i * channels), channels,
+                        y + i * y_size, j + i * winners_};
+    run_sample(one, *shape, plan.get(), how, i + 1 < samples ? same : next, inner);
   };
   if (alone) {
     parallel(static_cast<size_t>(samples), [&](size_t n) { sample(n, Parallel()); });
@@ -154,9 +190,9 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
   }
 }
 
-void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry,
-                         const Manner& manner, const ChainLink::Next& next, float* y, int64_t* j,
-                         const Parallel& parallel) const {
+void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const BandPlan* plan,
+                         const Manner& manner, const ChainLink::Next& next, const Parallel& parallel) const {
+  const int32_t channels = sample.channels;
   const int32_t padded = all_vectors_ * lanes_;
   const int32_t winners_padded = vectors_ * lanes_;
   const int64_t input_pixels = geometry.input_height * geometry.input_width;
@@ -183,6 +219,12 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
   const int32_t packed_channels = manner.block > 0 ? manner.block : channels;
   work.slot_floats = int64_t{kSegmentVectors} * taps_ * packed_channels * lanes_;
   work.block_sums_floats = manner.block > 0 ? int64_t{geometry.num_tiles} * kernels_->tile_floats() : 0;
+  work.plan = plan;
+  if (plan != nullptr) {
+    const int32_t pitch = kSegmentVectors * lanes_;
+    work.band_floats = plan->most_rows * plan->between_width * pitch;
+    work.depthwise_floats = depthwise_->row_floats(pitch);
+  }
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     work.live_memory = carver.take<int32_t>(channels);
@@ -208,22 +250,30 @@ void FbsConv::run_sample(const float* x, const int64_t* index, int32_t channels,
     if (work.next.reads != nullptr) {
       work.next_lines = carver.take<int32_t>(int64_t{manner.shares} * kMostNextLines);
     }
+    if (work.pack && !weights_.is_half()) work.together = carver.take<bool>(vectors_);
     if (work.pack) work.packed = carver.take<float>(SharedWork::num_slots(manner.shares) * work.slot_floats);
     if (work.pack) work.block_sums = carver.take<float>(manner.shares * work.block_sums_floats);
+    work.band_memory = carver.take<float>(manner.shares * work.band_floats);
+    work.depthwise_rows = carver.take<float>(manner.shares * work.depthwise_floats);
     if (work.all) work.sums = carver.take<float>(geometry.pixels() * padded);
     return carver.used();
   };
   const Scratch scratch(carve(nullptr));
   carve(scratch.data());
 
-  for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(index[c]);
+  for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(sample.index[c]);
   work.live = work.live_memory;
   for (int32_t c = 0; c < channels; ++c) work.channel_offsets[c] = work.live[c] * weights_.channel_stride();
   if (work.left_out != nullptr) {
     for (int32_t c = 0; c < channels; ++c) work.left_out[c] = left_out_.floats()[work.live[c]];
   }
-  choose(x, work, j, parallel);
-  convolve(x, work, y, parallel);
+  choose(sample.x, work, sample.j, parallel);
+  if (work.together != nullptr) find_together(work);
+  if (depthwise_) {
+    convolve_bands(sample.x, work, sample.y, parallel);
+  } else {
+    convolve(sample.x, work, sample.y, parallel);
+  }
 }
 
 }  // namespace compress

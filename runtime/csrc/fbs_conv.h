@@ -4,8 +4,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
+#include <string>
 
+#include "bands.h"
 #include "chain.h"
+#include "depthwise.h"
 #include "geometry.h"
 #include "kernels/table.h"
 #include "layer.h"
@@ -20,9 +24,11 @@ namespace compress {
 
 class FbsConv {
  public:
-  // Copies what it needs out of `spec`, which must have passed check_layer. `forced`: kPacked or kAll
-  // wherever there is a choice, kNone to choose by what each costs.
-  FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced = Way::kNone);
+  // Copies what it needs out of `spec`, which must have passed check_layer, and of `depthwise`, which must
+  // have passed check_depthwise with as many channels as there are outputs: the winners' planes then go
+  // through it. `forced`: kPacked or kAll wherever there is a choice, kNone to choose by what each costs.
+  FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced = Way::kNone,
+          const DepthwiseSpec* depthwise = nullptr);
 
   // What check_input reads; the tensors' data pointers are not valid any more.
   const LayerSpec& spec() const { return spec_; }
@@ -30,31 +36,46 @@ class FbsConv {
   // The way of the last run; it follows from the sizes alone.
   const std::atomic<Way>& way() const { return way_; }
 
-  // y [N, H', W', winners] and j [N, winners] from inputs that have passed check_input. Safe to call from
-  // several threads at a time. Throws std::bad_alloc.
+  // An empty string, or what came and what is allowed: X and I of one call.
+  std::string check(const Tensor<float>& x, const Tensor<int64_t>& index) const;
+
+  // The shape of y, [N, H', W', winners], for an x that has passed check().
+  Dims y_dims(const Dims& x) const;
+
+  // y, and j [N, winners], from inputs that have passed check(). Safe to call from several threads at a time.
+  // Throws std::bad_alloc.
   void run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,
            const Parallel& parallel) const;
 
  private:
   struct Work;
+  struct Sample;
 
+  Window window() const { return {spec_.y(), spec_.x()}; }
+  Dims between_dims(const Dims& x) const;
   bool packs(const Geometry& geometry, int32_t channels) const;
   Manner manner(const Geometry& geometry, int32_t channels, int threads) const;
-  void run_sample(const float* x, const int64_t* index, int32_t channels, const Geometry& geometry,
-                  const Manner& manner, const ChainLink::Next& next, float* y, int64_t* j,
-                  const Parallel& parallel) const;
+  void run_sample(const Sample& sample, const Geometry& geometry, const BandPlan* plan, const Manner& manner,
+                  const ChainLink::Next& next, const Parallel& parallel) const;
   void choose(const float* x, const Work& work, int64_t* j, const Parallel& parallel) const;
 
   // Half two: fbs_convolve.cc.
   void convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const;
+  ConvTask conv_task(const float* x, const Work& work) const;
   void compute_segments(const ConvTask& task, const Work& work, int32_t own, int32_t share) const;
   void compute_in_blocks(ConvTask task, const Work& work, int32_t own, int32_t number, bool last,
                          float* slot) const;
   void take_tiles(const ConvTask& task, const Work& work, int32_t share, const float* w, int32_t end) const;
   void help(const ConvTask& task, const Work& work, int32_t share) const;
 
+  // The same with a depthwise convolution behind it: fbs_bands.cc.
+  void divide_bands(const Window& second, const Geometry& geometry, Manner* manner) const;
+  void convolve_bands(const float* x, const Work& work, float* y, const Parallel& parallel) const;
+  void compute_bands(const ConvTask& task, const Work& work, int32_t own, int32_t number, float* y) const;
+
   // Where a segment's weights are: fbs_pack.cc.
-  bool lies_together(const Work& work, const Segment& segment) const;
+  bool lies_together(const Work& work, int32_t vector) const;
+  void find_together(const Work& work) const;
   void pack(const Work& work, const Segment& segment, int32_t begin, int32_t end, float* packed) const;
   const float* find_weights(const Work& work, const Segment& segment, const float* slot,
                             ConvTask* task) const;
@@ -79,10 +100,12 @@ class FbsConv {
   const float* saliency_bias_;
   const float* shift_;
   const float* post_shift_;  // null: absent
+  std::optional<DepthwiseConv> depthwise_;
 
   ChainLink link_;
   mutable std::atomic<Way> way_ = Way::kNone;
   mutable LastGeometry geometry_;
+  mutable LastPlan plan_;
 };
 
 }  // namespace compress

@@ -1,8 +1,10 @@
-// FBSConv as ONNX Runtime sees it.
+// FBSConv and FBSConvDepthwise as ONNX Runtime sees them.
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "depthwise.h"
 #include "fbs_attributes.h"
 #include "fbs_conv.h"
 #include "file_pages.h"
@@ -14,6 +16,17 @@ namespace compress {
 
 namespace {
 
+// What tells the two ops apart.
+struct Form {
+  const char* name;
+  size_t inputs, first_optional;  // D, then E
+  size_t filters, filter_shift;   // V and S of the depthwise convolution; 0: none
+};
+
+constexpr Form kFbsConv = {"FBSConv", 8, 6, 0, 0};
+constexpr Form kFbsConvDepthwise = {"FBSConvDepthwise", 10, 8, 6, 7};
+constexpr size_t kWeight = 2, kSaliencyWeight = 4;  // W and A, of float or float16
+
 struct FbsConvKernel {
   Api api;
   int threads;
@@ -22,21 +35,34 @@ struct FbsConvKernel {
   WayEntry way;
 };
 
-constexpr char kFbsConv[] = "FBSConv";
-constexpr size_t kWeight = 2, kSaliencyWeight = 4;  // W and A, of float or float16
+DepthwiseSpec read_depthwise(const Api& api, const OrtKernelInfo* info, const Form& form,
+                             const LayerSpec& layer) {
+  DepthwiseSpec spec;
+  spec.channels = layer.outputs();
+  read_window(api, info, &spec, kDepthwisePrefix);
+  spec.weight = constant(api, info, form.filters, "V");
+  spec.shift = constant(api, info, form.filter_shift, "S");
+  const std::string error = check_depthwise(spec);
+  require(error.empty() ? "" : "the depthwise convolution, its W being V and its B being S: " + error);
+  return spec;
+}
 
+template <const Form& kForm>
 OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const OrtKernelInfo* info,
                            void** kernel) {
   const Api api(table);
-  return guarded(api, kFbsConv, [&] {
+  return guarded(api, kForm.name, [&] {
     LayerSpec spec;
     read_fbs_layer(api, info, 3, &spec);
     spec.weight = constant_weights(api, info, 2, "W");
-    spec.post_shift = constant_if_any(api, info, 6, "D");
-    spec.left_out = constant_if_any(api, info, 7, "E");
+    spec.post_shift = constant_if_any(api, info, kForm.first_optional, "D");
+    spec.left_out = constant_if_any(api, info, kForm.first_optional + 1, "E");
     require(check_layer(spec));
+    std::optional<DepthwiseSpec> depthwise;
+    if constexpr (kForm.filters > 0) depthwise = read_depthwise(api, info, kForm, spec);
     const Setting& setting = static_cast<const Op*>(op)->setting;
-    auto layer = std::make_unique<const FbsConv>(spec, setting.kernels, setting.way);
+    auto layer = std::make_unique<const FbsConv>(spec, setting.kernels, setting.way,
+                                                 depthwise ? &*depthwise : nullptr);
     drop_file_pages(spec.weight);
     drop_file_pages(spec.saliency_weight);
     const std::atomic<Way>* const way = &layer->way();
@@ -49,47 +75,49 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
   });
 }
 
+template <const Form& kForm>
 OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
   const auto& self = *static_cast<const FbsConvKernel*>(kernel);
-  return guarded(self.api, kFbsConv, [&] {
+  return guarded(self.api, kForm.name, [&] {
     const Tensor<float> x = input<float>(self.api, context, 0, "X");
     const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
-    const LayerSpec& spec = self.layer->spec();
-    require(check_input(spec, x, index));
-    if (!self.has_post_shift && has_input(self.api, context, 6))
+    require(self.layer->check(x, index));
+    if (!self.has_post_shift && has_input(self.api, context, kForm.first_optional))
       require(std::string("input D") + kNotConstant);
-    if (!self.has_left_out && has_input(self.api, context, 7)) require(std::string("input E") + kNotConstant);
-    const int64_t samples = x.dims[0];
-    float* y =
-        output<float>(self.api, context, 0,
-                      {samples, spec.y().outputs(x.dims[1]), spec.x().outputs(x.dims[2]), spec.winners});
-    auto* j = output<int64_t>(self.api, context, 1, {samples, spec.winners});
+    if (!self.has_left_out && has_input(self.api, context, kForm.first_optional + 1))
+      require(std::string("input E") + kNotConstant);
+    float* y = output<float>(self.api, context, 0, self.layer->y_dims(x.dims));
+    auto* j = output<int64_t>(self.api, context, 1, {x.dims[0], self.layer->spec().winners});
     SessionThreads threads(self.api, context, self.threads);
     self.layer->run(x, index, y, j, threads.parallel());
     threads.finish();
   });
 }
 
-}  // namespace
-
-void describe_fbs_conv(Op* op) {
-  op->name = [](const ort::CustomOp*) { return kFbsConv; };
-  op->input_count = [](const ort::CustomOp*) -> size_t { return 8; };
+template <const Form& kForm>
+void describe_form(Op* op) {
+  op->name = [](const ort::CustomOp*) { return kForm.name; };
+  op->input_count = [](const ort::CustomOp*) -> size_t { return kForm.inputs; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int {
     return i == 1 ? ort::kInt64 : i == kWeight || i == kSaliencyWeight ? ort::kAny : ort::kFloat;
   };
   op->input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
-    return i >= 6 ? ort::kOptional : ort::kRequired;
+    return i >= kForm.first_optional ? ort::kOptional : ort::kRequired;
   };
   op->output_count = [](const ort::CustomOp*) -> size_t { return 2; };
   op->output_type = [](const ort::CustomOp*, size_t i) -> int { return i == 1 ? ort::kInt64 : ort::kFloat; };
-  op->create_kernel_v2 = create_fbs_conv;
-  op->compute_v2 = run_fbs_conv;
+  op->create_kernel_v2 = create_fbs_conv<kForm>;
+  op->compute_v2 = run_fbs_conv<kForm>;
   op->destroy = [](void* kernel) { delete static_cast<FbsConvKernel*>(kernel); };
   op->infer_shapes = [](const ort::CustomOp*, OrtShapeInferContext* context) {
     const Api api = registered_api();
-    return guarded(api, kFbsConv, [&] { infer_fbs_layer(api, context, ort::kFloat); });
+    return guarded(api, kForm.name, [&] { infer_fbs_layer(api, context, ort::kFloat, kForm.filters); });
   };
 }
+
+}  // namespace
+
+void describe_fbs_conv(Op* op) { describe_form<kFbsConv>(op); }
+void describe_fbs_conv_depthwise(Op* op) { describe_form<kFbsConvDepthwise>(op); }
 
 }  // namespace compress

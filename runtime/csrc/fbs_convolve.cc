@@ -15,12 +15,10 @@ constexpr int kFewWays = 8;
 
 }  // namespace
 
-void FbsConv::convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const {
-  const Geometry& geometry = *work.geometry;
-
+// All but where it writes, for the whole plane.
+ConvTask FbsConv::conv_task(const float* x, const Work& work) const {
   ConvTask task = {};
   task.x = x;
-  task.y = work.all ? work.sums : y;
   task.vector_stride = work.pack ? int64_t{taps_} * work.channels * lanes_ : weights_.vector_stride();
   task.channel_offsets = work.pack || work.stored ? nullptr : work.channel_offsets;
   task.tap_stride = weights_.tap_stride();
@@ -30,14 +28,21 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   task.raw = work.all;
   task.epilogue = {work.bias, work.scale, post_shift_ == nullptr ? nullptr : work.post, spec_.lower,
                    spec_.upper};
-  task.tiling = geometry.tiling();
+  task.tiling = work.geometry->tiling();
   task.copies_lines =
       task.tiling.input_step_x * task.pitch % kCacheWayFloats == 0 && first_level_ways() <= kFewWays;
+  return task;
+}
+
+void FbsConv::convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const {
+  const Geometry& geometry = *work.geometry;
+  ConvTask task = conv_task(x, work);
+  task.y = work.all ? work.sums : y;
 
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;
   const auto pack_pixels = work.pack ? static_cast<int64_t>(kSqueezeCost * steps * taps_) : 0;
-  divide({&geometry, work.vectors, work.manner.shares, work.manner.by_outputs, pack_pixels},
+  divide({&geometry, work.vectors, work.manner.shares, work.manner.by_outputs, pack_pixels, work.together},
          work.shared.shares, work.shared.segments);
   if (work.far) list_rows(work);
   parallel(static_cast<size_t>(work.manner.shares), [&](size_t share) {

@@ -35,20 +35,28 @@ void FbsConv::pack(const Work& work, const Segment& segment, int32_t begin, int3
   }
 }
 
-// True where a segment's winners are whole vectors of channels, as those that always win are when they lie
+// True where a vector's winners are a whole vector of channels, as those that always win are when they lie
 // first.
-bool FbsConv::lies_together(const Work& work, const Segment& segment) const {
-  if (weights_.is_half()) return false;
-  const int32_t* const steps = work.first_step + segment.vector;
-  for (int32_t v = 0; v < segment.width; ++v) {
-    if (steps[v + 1] - steps[v] != 1) return false;
-    const int32_t* const lanes = work.steps[steps[v]].lanes;
-    const int32_t winners = std::min(lanes_, winners_ - (segment.vector + v) * lanes_);
-    for (int32_t i = 0; i < winners; ++i) {
-      if (lanes[i] != i) return false;
-    }
+bool FbsConv::lies_together(const Work& work, int32_t vector) const {
+  const int32_t* const steps = work.first_step + vector;
+  if (steps[1] - steps[0] != 1) return false;
+  const int32_t* const lanes = work.steps[steps[0]].lanes;
+  const int32_t winners = std::min(lanes_, winners_ - vector * lanes_);
+  for (int32_t i = 0; i < winners; ++i) {
+    if (lanes[i] != i) return false;
   }
   return true;
+}
+
+// Two and two vectors, from the first on: how threads divide them must not change by which weights an output
+// is computed, since the order of its sum follows from that.
+void FbsConv::find_together(const Work& work) const {
+  for (int32_t v = 0; v < vectors_; v += kSegmentVectors) {
+    const int32_t end = std::min(v + kSegmentVectors, vectors_);
+    bool together = true;
+    for (int32_t i = v; i < end; ++i) together = together && lies_together(work, i);
+    std::fill(work.together + v, work.together + end, together);
+  }
 }
 
 // Where a segment's weights are: stored, or packed in `slot`. Changes `task` to read them there.
@@ -56,7 +64,7 @@ bool FbsConv::lies_together(const Work& work, const Segment& segment) const {
 const float* FbsConv::find_weights(const Work& work, const Segment& segment, const float* slot,
                                    ConvTask* task) const {
   if (!work.pack) return weights_.floats() + segment.vector * weights_.vector_stride();
-  if (!lies_together(work, segment)) return slot;
+  if (work.together == nullptr || !work.together[segment.vector]) return slot;
   const SqueezeStep* const steps = work.steps + work.first_step[segment.vector];
   const int64_t vector_stride = weights_.vector_stride();
   task->vector_stride = segment.width == 2 ? (steps[1].source - steps[0].source) * vector_stride : 0;

@@ -29,6 +29,15 @@ inline constexpr int32_t kMostNextLines = 8192;
 // Vectors of outputs in a segment, at most.
 inline constexpr int32_t kSegmentVectors = 2;
 
+// What one sample reads and writes.
+struct FbsConv::Sample {
+  const float* x;
+  const int64_t* index;
+  int32_t channels;
+  float* y;
+  int64_t* j;
+};
+
 // The memory of one sample's call, carved out of one scratch buffer.
 struct FbsConv::Work {
   const Geometry* geometry;
@@ -62,11 +71,17 @@ struct FbsConv::Work {
   float* post;
   int32_t* first_step;
   SqueezeStep* steps;
-  float* packed;  // of all slots
+  bool* together;  // of each vector: its weights are read where they are stored; null: nowhere
+  float* packed;   // of all slots
   int64_t slot_floats;
   float* block_sums;  // of each share, where inputs come in blocks
   int64_t block_sums_floats;
   float* sums;
+  const BandPlan* plan;  // where a depthwise convolution follows
+  float* band_memory;    // of each share
+  int64_t band_floats;
+  float* depthwise_rows;  // of each share
+  int64_t depthwise_floats;
   int32_t* weight_rows;
   const float** sources;  // max_sources for each share
   int32_t* next_lines;    // kMostNextLines for each share

@@ -28,6 +28,19 @@ std::vector<Span> spans(const Axis& axis, int64_t size) {
   return result;
 }
 
+// What of them lies in `rows`, each row for itself where they are apart.
+std::vector<Span> cut(const std::vector<Span>& spans, const PlaneRows& rows) {
+  std::vector<Span> result;
+  for (const Span& span : spans) {
+    const int64_t end = std::min(span.first + span.count, rows.last);
+    for (int64_t first = std::max(span.first, rows.first), next; first < end; first = next) {
+      next = rows.apart ? first + 1 : end;
+      result.push_back({first, next - first, span.tap, span.taps});
+    }
+  }
+  return result;
+}
+
 }  // namespace
 
 Tiling Geometry::tiling() const {
@@ -48,6 +61,11 @@ int32_t Geometry::tile_near(int64_t work) const {
 
 Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
                        int32_t max_tile) {
+  return make_geometry(y, x, input_height, input_width, max_tile, {0, y.outputs(input_height), 0, 0, false});
+}
+
+Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
+                       int32_t max_tile, const PlaneRows& rows) {
   Geometry geometry = {};
   geometry.input_height = input_height;
   geometry.input_width = input_width;
@@ -59,10 +77,10 @@ Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64
   geometry.tile_work.push_back(0);
   std::vector<size_t> first_run;
   const std::vector<Span> columns = spans(x, input_width);
-  for (const Span& row : spans(y, input_height)) {
+  for (const Span& row : cut(spans(y, input_height), rows)) {
     for (const Span& column : columns) {
       Region region = {};
-      region.y = static_cast<int32_t>(row.first);
+      region.y = static_cast<int32_t>(row.first - rows.output_first);
       region.x = static_cast<int32_t>(column.first);
       region.width = static_cast<int32_t>(column.count);
       region.pixels = static_cast<int32_t>(row.count * column.count);
@@ -73,7 +91,7 @@ Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64
       if (row.taps > 0 && column.taps > 0) {
         const int64_t input_y = row.first * y.stride - y.pad_begin + row.tap * y.dilation;
         const int64_t input_x = column.first * x.stride - x.pad_begin + column.tap * x.dilation;
-        region.input_pixel = input_y * input_width + input_x;
+        region.input_pixel = (input_y - rows.input_first) * input_width + input_x;
         // Side by side in the input, so one run, only without horizontal dilation.
         const int64_t taps_per_run = x.dilation == 1 ? column.taps : 1;
         for (int64_t ky = 0; ky < row.taps; ++ky) {

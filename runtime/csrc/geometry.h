@@ -23,6 +23,11 @@ struct Axis {
   }
 };
 
+// And along both.
+struct Window {
+  Axis y, x;
+};
+
 struct Geometry {
   int64_t input_height, input_width, output_height, output_width;
   int64_t stride_y, stride_x;
@@ -45,9 +50,21 @@ struct Geometry {
   int32_t tile_near(int64_t work) const;
 };
 
+// Some rows of an output, made in memory that holds some rows of it, out of memory that holds some of the
+// input.
+struct PlaneRows {
+  int64_t first, last;   // rows [first, last) of the output
+  int64_t output_first;  // the row of it that lies first in memory
+  int64_t input_first;   // the row of the input that does
+  bool apart;  // no tile goes on from one row to the next: they do not depend on which rows these are
+};
+
 // The geometry of a non-empty output, in tiles of at most `max_tile` pixels.
 Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
                        int32_t max_tile);
+// And of some of its rows, maybe none; tap_pixels and tiles are theirs, sizes those of the whole planes.
+Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
+                       int32_t max_tile, const PlaneRows& rows);
 
 // The geometry of the last input size seen, for any number of threads.
 class LastGeometry {

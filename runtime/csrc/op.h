@@ -26,6 +26,7 @@ Api registered_api();
 
 // Each sets the fields of `op` that differ from op to op.
 void describe_fbs_conv(Op* op);
+void describe_fbs_conv_depthwise(Op* op);
 void describe_fbs_conv_int8(Op* op);
 void describe_depthwise_conv(Op* op);
 void describe_sparse_conv(Op* op);

@@ -43,11 +43,11 @@ void divide(const Division& division, Share* shares, Segment* segments) {
   const Geometry& geometry = *division.geometry;
   const int32_t width = division.pack_pixels * kCheapPreparation > geometry.tap_pixels ? 1 : 2;
   int32_t count = 0;
-  // Vectors [first, last), two by two.
+  // Vectors [first, last), two by two where they are of one kind.
   const auto add = [&](int32_t first, int32_t last, int32_t first_tile, int32_t last_tile) {
     if (first_tile == last_tile) return;
-    for (int32_t v = first; v < last; v += 2) {
-      segments[count++] = {v, std::min(2, last - v), first_tile, last_tile};
+    for (int32_t v = first; v < last; v += segments[count - 1].width) {
+      segments[count++] = {v, segment_width(v, last, division.kinds), first_tile, last_tile};
     }
   };
   for (int32_t i = 0; i < division.shares; ++i) {

@@ -32,9 +32,17 @@ struct Division {
   int32_t vectors;  // of outputs
   int32_t shares;   // 1 or more
   bool by_outputs;  // shares are stretches of the outputs, else of the tiles
-  int64_t
-      pack_pixels;  // preparing a vector's weights costs as much as computing so many tap_pixels with them
+  // Preparing a vector's weights costs as much as computing so many tap_pixels with them.
+  int64_t pack_pixels;
+  // Of each vector: a segment has vectors of one kind; null: all are.
+  const bool* kinds = nullptr;
 };
+
+// Of two vectors from `vector` on, how many the segment that begins there has; `end` behind the last.
+inline int32_t segment_width(int32_t vector, int32_t end, const bool* kinds) {
+  const bool two = vector + 1 < end && (kinds == nullptr || kinds[vector] == kinds[vector + 1]);
+  return two ? 2 : 1;
+}
 
 // A divided convolution, as its threads take from it. A segment's outputs need their weights made ready
 // first, in memory of the thread that does it; those of a share's last segment lie where every thread may

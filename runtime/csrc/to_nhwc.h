@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "kernels/table.h"
 #include "layer.h"
 #include "parallel.h"
 
@@ -15,7 +16,7 @@ std::string check_to_nhwc(const Dims& x);
 // y [N, H, W, C] from x of a shape that has passed check_to_nhwc. Threads divide the pixels, so that none
 // writes where another does: ONNX Runtime's own transpose divides the channels, and four threads take up to
 // nine times as long as one with an image of three.
-void to_nhwc(const Tensor<float>& x, float* y, const Parallel& parallel);
+void to_nhwc(const KernelTable& kernels, const Tensor<float>& x, float* y, const Parallel& parallel);
 
 }  // namespace compress
 

@@ -14,13 +14,12 @@ constexpr char kToNhwc[] = "ToNHWC";
 
 struct ToNhwcKernel {
   Api api;
-  int threads;
+  Setting setting;
 };
 
 OrtStatus* create_to_nhwc(const ort::CustomOp* op, const void* table, const OrtKernelInfo*, void** kernel) {
   const Api api(table);
-  return guarded(api, kToNhwc,
-                 [&] { *kernel = new ToNhwcKernel{api, static_cast<const Op*>(op)->setting.threads}; });
+  return guarded(api, kToNhwc, [&] { *kernel = new ToNhwcKernel{api, static_cast<const Op*>(op)->setting}; });
 }
 
 OrtStatus* run_to_nhwc(void* kernel, OrtKernelContext* context) {
@@ -29,8 +28,8 @@ OrtStatus* run_to_nhwc(void* kernel, OrtKernelContext* context) {
     const Tensor<float> x = input<float>(self.api, context, 0, "X");
     require(check_to_nhwc(x.dims));
     float* y = output<float>(self.api, context, 0, {x.dims[0], x.dims[2], x.dims[3], x.dims[1]});
-    SessionThreads threads(self.api, context, self.threads);
-    to_nhwc(x, y, threads.parallel());
+    SessionThreads threads(self.api, context, self.setting.threads);
+    to_nhwc(*self.setting.kernels, x, y, threads.parallel());
     threads.finish();
   });
 }

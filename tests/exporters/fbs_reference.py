@@ -71,6 +71,11 @@ def fbs_attributes(**changes):
     } | changes
 
 
+def depthwise_attributes(**changes):
+    """A full set of DepthwiseConv attributes but channels: 3x3, stride 1, no clamp, unless changed."""
+    return {"strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], **opset.NO_CLAMP} | changes
+
+
 def one_node_model(op, shape, indices, constants, attributes, *, batch) -> ModelProto:
     """A model of one compress node with graph input X; `indices` are an initializer when None is not among
     them.
@@ -79,22 +84,23 @@ def one_node_model(op, shape, indices, constants, attributes, *, batch) -> Model
         op: Name of the op.
         shape: (H, W, Cx) of the packed input.
         indices: A constant (1, Cx) array, or None for a second graph input I.
-        constants: Name to array, in the op's order after I.
+        constants: Name to array, in the op's order after I; None for an input that is left out.
         attributes: Of the node.
         batch: Static size or a dimension's name.
     """
-    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    given = {name: value for name, value in constants.items() if value is not None}
+    initializers = [numpy_helper.from_array(value, name) for name, value in given.items()]
     inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, [batch, *shape])]
     if indices is None:
         inputs.append(helper.make_tensor_value_info("I", TensorProto.INT64, [batch, shape[-1]]))
     else:
         initializers.append(numpy_helper.from_array(indices, "I"))
     outputs = [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)]
-    if op == opset.FBS_CONV.name:
+    if op in (opset.FBS_CONV.name, opset.FBS_CONV_DEPTHWISE.name):
         outputs.append(helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2))
     node = helper.make_node(
         op,
-        ["X", "I", *constants],
+        ["X", "I", *(name if name in given else "" for name in constants)],
         [value.name for value in outputs],
         name=op,
         domain=opset.DOMAIN,

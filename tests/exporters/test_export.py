@@ -98,10 +98,13 @@ def test_chain_stays_packed_between_layers(exported):
 def test_depthwise_convolutions_stay_packed(exported):
     _, result = exported("inverted", 1)
     found = counts(result)
-    assert (found["DepthwiseConv"], found["Conv"]) == (2, 0)
+    assert (found["FBSConvDepthwise"], found["DepthwiseConv"], found["Conv"]) == (2, 0, 0)
     assert found["Unpack"] == 2  # of the stem, for the residual sum, and of the average's pixel
     by_name = {node.name: node for node in nodes(result)}
-    assert list(by_name["block1.6"].input[:2]) == ["block1.3", "block1.0.winners"]
+    assert list(by_name["block1.6"].input[:2]) == ["block1.0", "block1.0.winners"]
+    assert [name.rpartition(".")[2] for name in by_name["block1.0"].input[2:]] == [
+        *("weight", "shift", "saliency_weight", "saliency_bias", "depthwise_weight", "depthwise_bias")
+    ]
     assert [name.rpartition(".")[2] for name in by_name["block1.6"].input[2:]] == [
         *("weight", "shift", "saliency_weight", "saliency_bias", "", "left_out")
     ]

@@ -83,6 +83,61 @@ def test_body_equals_definition(case, dense, batch):
     np.testing.assert_allclose(y, wanted, rtol=0, atol=RELATIVE * max(1.0, np.abs(wanted).max()))
 
 
+RELU6 = {"lower": 0.0, "upper": 6.0}
+FUSED_CASES = {
+    "pointwise": {"taps": 1, "pads": [0, 0, 0, 0], **RELU6, "depthwise": RELU6},
+    "pointwise, strided behind": {"taps": 1, "pads": [0, 0, 0, 0], "depthwise": {"strides": [2, 2], "lower": 0.0}},
+    "3x3": {"depthwise": RELU6},
+    "3x3, strided twice": {"strides": [2, 2], "pads": [0, 1, 1, 0], "depthwise": {"strides": [2, 1], **RELU6}},
+    "dilated behind": {"depthwise": {"dilations": [2, 1], "pads": [2, 0, 1, 2]}},
+    "unclamped": {**opset.NO_CLAMP, "depthwise": {}},
+    "shifted": {"more": "D", "depthwise": RELU6},
+    "left out": {"more": "dE", "depthwise": RELU6},
+    "shifted, left out": {"more": "DE", "taps": 1, "pads": [0, 0, 0, 0], "depthwise": RELU6},
+    "blocks": {"winner_block": 4, "depthwise": RELU6},
+    "all win": {"winners": 12, "depthwise": RELU6},
+    "16 bits": {"half": "WA", "depthwise": RELU6},
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3, "N"])
+@pytest.mark.parametrize("dense", [False, True], ids=["packed", "dense"])
+@pytest.mark.parametrize("case", FUSED_CASES)
+def test_fused_body_equals_two_nodes(case, dense, batch):
+    rng = np.random.default_rng(8)
+    changes = {"winners": 6} | FUSED_CASES[case]
+    constants = layer(rng, taps=changes.pop("taps", 3))
+    filters = {"V": rng.normal(size=(12, 1, 3, 3)).astype(np.float32), "S": rng.normal(size=12).astype(np.float32)}
+    shifts = {"D": rng.normal(size=12).astype(np.float32), "E": rng.normal(size=8).astype(np.float32)}
+    more = {name: shifts.get(name) for name in changes.pop("more", "")}  # d: D is left out
+    for name in changes.pop("half", ""):
+        constants[name] = constants[name].astype(np.float16)
+    behind = reference.depthwise_attributes(**changes.pop("depthwise"))
+    attributes = reference.fbs_attributes(**changes)
+    x, indices = packed_input(rng, 3 if batch == "N" else batch, 8 if dense else 5)
+    index = np.arange(8)[None] if dense else None
+    feeds = {"X": x} if dense else {"X": x, "I": indices}
+
+    fbs = reference.one_node_model("FBSConv", x.shape[1:], index, constants | more, attributes, batch=batch)
+    between, winners = stock(fbs, feeds)
+    depthwise = reference.one_node_model(
+        "DepthwiseConv", between.shape[1:], None, filters, behind | {"channels": 12}, batch=batch
+    )
+    (wanted,) = stock(depthwise, {"X": between, "I": winners})
+    fused = reference.one_node_model(
+        "FBSConvDepthwise",
+        x.shape[1:],
+        index,
+        constants | filters | more,
+        attributes | {f"depthwise_{name}": value for name, value in behind.items()},
+        batch=batch,
+    )
+    onnx.checker.check_model(fused, full_check=True)
+    y, j = stock(fused, feeds)
+    np.testing.assert_array_equal(j, winners)
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=RELATIVE * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_one_constant_row_of_indices_serves_all_samples(batch):
     rng = np.random.default_rng(1)

@@ -70,6 +70,26 @@ def test_a_depthwise_layer_is_counted_at_its_live_inputs():
     assert node.parameters == 8 * 9 + 8
 
 
+def test_a_fused_pair_is_counted_as_both():
+    rng = np.random.default_rng(0)
+    shapes = {"W": (12, 8, 3, 3), "B": (12,), "A": (8, 12), "R": (12,), "V": (12, 1, 5, 3), "S": (12,)}
+    constants = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    behind = reference.depthwise_attributes(strides=[2, 1])
+    attributes = reference.fbs_attributes(winners=6, strides=[2, 2])
+    attributes |= {f"depthwise_{name}": value for name, value in behind.items()}
+    made = reference.one_node_model("FBSConvDepthwise", (7, 5, 5), None, constants, attributes, batch="batch")
+    dims = made.graph.output[0].type.tensor_type.shape.dim
+    dims[1].dim_value, dims[2].dim_value = 1, 3
+    (node,) = inspect_model(made, "m.onnx").nodes
+    assert node.macs == 6 * 5 * 9 * 12 + 5 * 6 + 12 * 12 + 6 * 15 * 3
+    assert (node.op, node.channels_in, node.channels_out) == ("compress.FBSConvDepthwise", 5, 6)
+    assert (node.density, node.method) == (0.5, "fbs")
+    assert node.parameters == 12 * 8 * 9 + 12 + 8 * 12 + 12 + 12 * 15 + 12
+    made.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "height"
+    (node,) = inspect_model(made, "m.onnx").nodes
+    assert node.macs is None
+
+
 def test_file_report_holds_metadata_and_turns_into_json(tmp_path):
     made = dense()
     write_metadata(made, {"method": "l1", "density": 0.5, "preprocessing": {"mean": [0.5]}, "accuracy": None})

@@ -7,6 +7,7 @@ from exporters.bodies import (
     LinearVariant,
     depthwise_conv_body,
     fbs_conv_body,
+    fbs_conv_depthwise_body,
     linear_body,
     max_pool_nhwc_body,
     to_nhwc_body,
@@ -30,6 +31,7 @@ PLAIN = FBSVariant(
     "function",
     [
         fbs_conv_body(PLAIN),
+        fbs_conv_depthwise_body(PLAIN, "clip", 12),
         unpack_body(),
         unpack_add_body("bounded"),
         linear_body(LinearVariant("relu", half_weight=True)),

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from native_reference import FLOAT_MAX, Layer, make_input
+from native_reference import FLOAT_MAX, Depthwise, make_input
 
 from exporters.functions import attach_functions
 
@@ -27,16 +27,6 @@ def constants(rng, channels, kernel=(3, 3)):
     return weight, rng.normal(size=channels).astype(np.float32)
 
 
-def expected(x, index, weight, bias, *, strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1), lower=0.0, upper=6.0):
-    channels = len(weight)
-    window = Layer({}, 1, strides=tuple(strides), pads=tuple(pads), dilations=tuple(dilations))
-    dense = reference.unpack(x, index, channels)
-    sums = [reference.convolve(dense[..., c : c + 1], weight[c : c + 1], window) for c in range(channels)]
-    whole = np.clip(np.concatenate(sums, axis=3) + bias, lower, upper) - np.clip(bias, lower, upper)
-    rows = np.broadcast_to(index, (len(x), index.shape[1]))
-    return np.stack([whole[n][..., rows[n]] for n in range(len(x))])
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("channels", "live"), [(1, 1), (20, 7), (33, 33), (40, 16), (40, 31)])
 def test_depthwise(case, channels, live):
@@ -45,7 +35,7 @@ def test_depthwise(case, channels, live):
     model = reference.depthwise_model(weight, bias, **CASES[case])
     for batch, rows in [(1, 1), (3, 3), (3, 1)]:
         x, index = make_input(rng, live=live, channels=channels, batch=batch, size=(9, 10), rows=rows)
-        wanted = expected(x, index, weight, bias, **CASES[case])
+        wanted = reference.depthwise_conv(Depthwise(weight, bias, **CASES[case]), x, index)
         for isa in reference.isa_names():
             (y,) = reference.open_session(model, isa).run(None, {"X": x, "I": index})
             np.testing.assert_allclose(y, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max(initial=1), err_msg=isa)

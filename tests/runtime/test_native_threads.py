@@ -39,6 +39,21 @@ def test_the_number_of_threads_changes_no_bit(name, isa):
             np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("isa", reference.isa_names())
+def test_the_number_of_threads_changes_no_bit_of_winners_that_lie_together(lanes, isa):
+    rng = np.random.default_rng(lanes)
+    for vectors in (2, 3, 6):
+        outputs = 3 * lanes * ((vectors + 1) // 2)
+        layer = make_layer(rng, channels=240, outputs=outputs, winners=vectors * lanes)
+        reference.let_win_together(rng, layer, lanes)
+        x, index = make_input(rng, live=201, channels=240, size=(4, 4))
+        model, feeds = reference.fbs_model(layer), {"X": x, "I": index}
+        expected, _ = reference.open_session(model, isa, 1).run(None, feeds)
+        for threads in (2, 3, 5):
+            np.testing.assert_array_equal(reference.open_session(model, isa, threads).run(None, feeds)[0], expected)
+
+
 def test_one_session_serves_eight_threads():
     model, feeds = prepared("3x3", batch=2)
     session = reference.open_session(model, threads=2)

@@ -46,8 +46,9 @@ inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& 
 template <int kPixels>
 void depthwise_tile(const DepthwiseTask& task, const compress::Region& region, const PixelTile& tile) {
   int c = 0;
-  for (; c + kLanes <= task.k; c += kLanes) depthwise_vector<kPixels, false>(task, region, tile, c, kLanes);
-  if (c < task.k) depthwise_vector<kPixels, true>(task, region, tile, c, task.k - c);
+  for (; c + kLanes <= task.channels; c += kLanes)
+    depthwise_vector<kPixels, false>(task, region, tile, c, kLanes);
+  if (c < task.channels) depthwise_vector<kPixels, true>(task, region, tile, c, task.channels - c);
 }
 
 using DepthwiseFunction = void (*)(const DepthwiseTask&, const compress::Region&, const PixelTile&);

@@ -9,6 +9,7 @@
 #include "kernels/depthwise.h"
 #include "kernels/int8.h"
 #include "kernels/int8_unpack.h"
+#include "kernels/interleave.h"
 #include "kernels/max_pool.h"
 #include "kernels/saliency.h"
 #include "kernels/sparse.h"
@@ -37,6 +38,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .abs_sums = abs_sums,
     .saliency = saliency,
     .saliency_half = saliency_half,
+    .interleave = interleave,
     .count_reaching = count_reaching,
     .unpack = unpack,
     .depthwise = depthwise,

@@ -78,9 +78,46 @@ inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, 
   }
 }
 
+// A few channels: sixteen pixels are as many vectors as there are channels, or a multiple, so that sixteen
+// partial sums of each channel lie in whole vectors.
+template <bool kShifted, int kChannels>
+inline void abs_sums_of_few(const float* x, int64_t pixels, const float* shift, float* sums) {
+  constexpr int kPixels = 16, kFloats = kPixels * kChannels, kVectors = kFloats / kLanes;
+  static_assert(kFloats % kLanes == 0);
+  float partial[kFloats], moved[kFloats];
+  for (int i = 0; i < kFloats; ++i) moved[i] = kShifted ? shift[i % kChannels] : 0.0f;
+  Vec sum[kVectors];
+#pragma GCC unroll 16
+  for (int v = 0; v < kVectors; ++v) sum[v] = zero();
+  for (; pixels >= kPixels; pixels -= kPixels, x += kFloats) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec value = load(x + v * kLanes);
+      sum[v] = add(sum[v], absolute(kShifted ? add(value, load(moved + v * kLanes)) : value));
+    }
+  }
+#pragma GCC unroll 16
+  for (int v = 0; v < kVectors; ++v) store(partial + v * kLanes, sum[v]);
+  for (int i = 0; i < pixels * kChannels; ++i) partial[i] += __builtin_fabsf(x[i] + moved[i]);
+  for (int half = kFloats / 2; half >= kChannels; half /= 2) {
+    for (int i = 0; i < half; ++i) partial[i] += partial[i + half];
+  }
+  for (int c = 0; c < kChannels; ++c) sums[c] = partial[c];
+}
+
 template <bool kShifted>
 inline void moved_abs_sums(const float* x, int64_t pixels, int32_t channels, const float* shift,
                            float* sums) {
+  switch (channels) {
+    case 1:
+      return abs_sums_of_few<kShifted, 1>(x, pixels, shift, sums);
+    case 2:
+      return abs_sums_of_few<kShifted, 2>(x, pixels, shift, sums);
+    case 3:
+      return abs_sums_of_few<kShifted, 3>(x, pixels, shift, sums);
+    case 4:
+      return abs_sums_of_few<kShifted, 4>(x, pixels, shift, sums);
+  }
   constexpr int kMany = 128;
   if (channels >= kMany) return abs_sums_streamed<kShifted>(x, pixels, channels, shift, sums);
   // Several vectors at a time, as far as registers go, so that memory is read in longer stretches.

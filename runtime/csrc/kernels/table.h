@@ -20,6 +20,9 @@ namespace compress {
 // Widest vector of any instruction set; sizes what portable code prepares for kernels.
 inline constexpr int kMaxLanes = 16;
 
+// Channels that kernels for an image's have, at most.
+inline constexpr int kFewChannels = 4;
+
 // What memory hands over at a time.
 inline constexpr int kLineFloats = 16;
 inline constexpr int kLineHalves = 32;
@@ -149,8 +152,9 @@ struct MultiplyTask {
 };
 
 // y[p][c] = clamp(bias[c] + sum over taps t inside the input of x[q(p, t)][c] * w[t][c], lower, upper) +
-// post[c], for the k channels of each pixel; NaN passes through.
-//   x [H][W][pitch], y [pixels][k], pitch k or more; w [tap][w_pitch], bias and post padded to whole vectors.
+// post[c], for `channels` channels of each pixel; NaN passes through.
+//   x [H][W][pitch], y [pixels][k], channels up to pitch and k; w [tap][w_pitch], bias and post padded to
+//   whole vectors.
 struct DepthwiseTask {
   const float* x;
   float* y;
@@ -158,8 +162,9 @@ struct DepthwiseTask {
   const float* bias;
   const float* post;
   int32_t w_pitch;
+  int32_t channels;
   int32_t pitch;  // floats from input pixel to input pixel
-  int32_t k;
+  int32_t k;      // and from output pixel to output pixel
   float lower, upper;
   Tiling tiling;
 };
@@ -196,8 +201,8 @@ struct KernelTable {
                   const int32_t* first_step, const Epilogue& epilogue, int32_t k, float* y);
 
   // sums[c] = sum over pixels of |x[p][c] + shift[c]|, shift null: 0. sums has room for 4 * channels values
-  // and may be changed everywhere. The order of additions is fixed (four interleaved partial sums), so every
-  // instruction set gives the same bits and picks the same winners.
+  // and may be changed everywhere. The order of additions is fixed (four interleaved partial sums, of up to
+  // four channels sixteen), so every instruction set gives the same bits and picks the same winners.
   void (*abs_sums)(const float* x, int64_t pixels, int32_t channels, const float* shift, float* sums);
 
   // s[o] = leaky(sum over live c, ascending, of u[c] * a[live[c]][o] + r[o], slope) for o in [first, last),
@@ -209,6 +214,9 @@ struct KernelTable {
   // The same of halves, which become floats before anything is done with them.
   void (*saliency_half)(const float* u, const int32_t* live, int32_t channels, const Half* a, int64_t pitch,
                         const float* r, float slope, int32_t first, int32_t last, float* s);
+
+  // y[p * channels + c] = x[c * plane + p] for the pixels [first, last) and up to kFewChannels channels.
+  void (*interleave)(const float* x, int64_t plane, int32_t channels, int64_t first, int64_t last, float* y);
 
   // How many of keys[0 … count - 1] are `least` or more; count a multiple of `lanes`.
   int32_t (*count_reaching)(const int32_t* keys, int32_t count, int32_t least);

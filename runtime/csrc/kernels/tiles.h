@@ -30,28 +30,44 @@ inline void for_each_tile(const Task& task, int first_output, int first_tile, in
     if (t < 0) t = 0;
     int end = last_tile - region.first_tile;
     if (end > region.tiles) end = region.tiles;
+    if (t >= end) continue;
+    // Tile t begins behind pixels * t / tiles pixels. Divisions are slow, so from there on all is carried on.
+    const int size = region.pixels / region.tiles, rest = region.pixels % region.tiles;
+    const int64_t behind = static_cast<int64_t>(region.pixels) * t;
+    const int first = static_cast<int>(behind / region.tiles);
+    int over = static_cast<int>(behind % region.tiles);
+    int column = first % region.width;
+    const int64_t row = first / region.width;
+    int64_t x = (region.input_pixel + row * tiling.input_step_y +
+                 static_cast<int64_t>(column) * tiling.input_step_x) *
+                task.pitch;
+    int64_t y = ((region.y + row) * tiling.output_width + region.x + column) * task.k + first_output;
     for (; t < end; ++t) {
-      const int first = static_cast<int>(static_cast<int64_t>(region.pixels) * t / region.tiles);
-      const int last = static_cast<int>(static_cast<int64_t>(region.pixels) * (t + 1) / region.tiles);
-      const int row = first / region.width;
-      int column = first % region.width;
-      int64_t x = (region.input_pixel + static_cast<int64_t>(row) * tiling.input_step_y +
-                   static_cast<int64_t>(column) * tiling.input_step_x) *
-                  task.pitch;
-      int64_t y = (static_cast<int64_t>(region.y + row) * tiling.output_width + region.x + column) * task.k +
-                  first_output;
-      for (int p = 0; p < last - first; ++p) {
-        tile.x[p] = task.x + x;
-        tile.y[p] = task.y + y;
-        x += x_step;
-        y += task.k;
-        if (++column == region.width) {
-          column = 0;
-          x += x_turn;
-          y += y_turn;
+      over += rest;
+      const int pixels = over >= region.tiles ? size + 1 : size;
+      if (over >= region.tiles) over -= region.tiles;
+      if (column + pixels < region.width) {
+        for (int p = 0; p < pixels; ++p) {
+          tile.x[p] = task.x + x + p * x_step;
+          tile.y[p] = task.y + y + static_cast<int64_t>(p) * task.k;
+        }
+        column += pixels;
+        x += pixels * x_step;
+        y += static_cast<int64_t>(pixels) * task.k;
+      } else {
+        for (int p = 0; p < pixels; ++p) {
+          tile.x[p] = task.x + x;
+          tile.y[p] = task.y + y;
+          x += x_step;
+          y += task.k;
+          if (++column == region.width) {
+            column = 0;
+            x += x_turn;
+            y += y_turn;
+          }
         }
       }
-      run(region, region.first_tile + t, last - first);
+      run(region, region.first_tile + t, pixels);
     }
   }
 }

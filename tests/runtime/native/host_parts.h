@@ -24,10 +24,9 @@ inline void expect(bool good, const std::string& message) {
   std::exit(1);
 }
 
-// As close as float32 sums in another order are.
+// As close as float32 sums in another order are; `largest`: of what they are the sums.
 inline void expect_near(const std::vector<float>& got, const std::vector<double>& wanted,
-                        const std::string& where) {
-  double largest = 1.0;
+                        const std::string& where, double largest = 1.0) {
   for (const double value : wanted) largest = std::max(largest, std::abs(value));
   for (size_t i = 0; i < wanted.size(); ++i) {
     expect(std::abs(static_cast<double>(got[i]) - wanted[i]) <= kTolerance * largest,

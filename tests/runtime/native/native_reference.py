@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
@@ -10,6 +11,7 @@ import runtime
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
 CONSTANTS = ("W", "B", "A", "R", "D", "E")
+FUSED_CONSTANTS = ("W", "B", "A", "R", "V", "S", "D", "E")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,28 @@ class Layer:
         return replace(self, **changes)
 
 
+@dataclass(frozen=True)
+class Depthwise:
+    """One DepthwiseConv node, or what FBSConvDepthwise has of one."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strides: tuple = (1, 1)
+    pads: tuple = (1, 1, 1, 1)
+    dilations: tuple = (1, 1)
+    lower: float = 0.0
+    upper: float = 6.0
+
+    def attributes(self):
+        return {name: value for name, value in vars(self).items() if name not in ("weight", "bias")}
+
+
+def make_depthwise(rng, channels, *, kernel=(3, 3), **attributes):
+    attributes.setdefault("pads", (kernel[0] // 2, kernel[1] // 2) * 2)
+    weight = rng.normal(size=(channels, 1, *kernel)).astype(np.float32)
+    return Depthwise(weight, rng.normal(size=channels).astype(np.float32), **attributes)
+
+
 def make_layer(rng, *, channels=8, outputs=12, kernel=(3, 3), post_shift=False, left_out=False, **attributes):
     shapes = {"W": (outputs, channels, *kernel), "B": outputs, "A": (channels, outputs), "R": outputs, "D": outputs}
     constants = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -45,6 +69,14 @@ def make_layer(rng, *, channels=8, outputs=12, kernel=(3, 3), post_shift=False, 
         constants["E"] = rng.normal(size=channels).astype(np.float32)
     attributes.setdefault("pads", (kernel[0] // 2, kernel[1] // 2) * 2)
     return Layer(constants, attributes.pop("winners", outputs), **attributes)
+
+
+def let_win_together(rng, layer, lanes):
+    """Changes `layer`: every other vector of winners, a multiple of `lanes`, lies together, those between do not."""
+    outputs = np.arange(len(layer.constants["R"])).reshape(-1, 3, lanes)
+    apart = [np.sort(rng.permutation(third[:2].ravel())[:lanes]) for third in outputs]
+    winners = np.stack([apart, outputs[:, 2]], axis=1).ravel()[: layer.winners]
+    layer.constants["R"][winners] += 1000
 
 
 def make_input(rng, *, live, channels, batch=1, size=(6, 5), rows=None):
@@ -60,21 +92,32 @@ def unpack(x, index, channels):
     return dense
 
 
-def convolve(dense, weight, layer):
-    """Convolution of dense NHWC, summed in float64."""
-    top, left, bottom, right = layer.pads
+def taps(dense, kernel, window):
+    """Each tap, and what of dense NHWC, in float64, the outputs see through it."""
+    top, left, bottom, right = window.pads
     padded = np.pad(dense.astype(np.float64), ((0, 0), (top, bottom), (left, right), (0, 0)))
-    kh, kw = weight.shape[2:]
-    height = (padded.shape[1] - (kh - 1) * layer.dilations[0] - 1) // layer.strides[0] + 1
-    width = (padded.shape[2] - (kw - 1) * layer.dilations[1] - 1) // layer.strides[1] + 1
-    out = np.zeros((len(dense), height, width, len(weight)))
+    kh, kw = kernel
+    height = (padded.shape[1] - (kh - 1) * window.dilations[0] - 1) // window.strides[0] + 1
+    width = (padded.shape[2] - (kw - 1) * window.dilations[1] - 1) // window.strides[1] + 1
     for ky in range(kh):
         for kx in range(kw):
-            y, x = ky * layer.dilations[0], kx * layer.dilations[1]
-            seen = padded[:, y : y + height * layer.strides[0] : layer.strides[0]]
-            seen = seen[:, :height, x : x + width * layer.strides[1] : layer.strides[1]][:, :, :width]
-            out += seen @ weight[:, :, ky, kx].T.astype(np.float64)
-    return out
+            y, x = ky * window.dilations[0], kx * window.dilations[1]
+            seen = padded[:, y : y + height * window.strides[0] : window.strides[0]]
+            yield ky, kx, seen[:, :height, x : x + width * window.strides[1] : window.strides[1]][:, :, :width]
+
+
+def convolve(dense, weight, window):
+    """Convolution of dense NHWC, summed in float64."""
+    seen = taps(dense, weight.shape[2:], window)
+    return sum(values @ weight[:, :, ky, kx].T.astype(np.float64) for ky, kx, values in seen)
+
+
+def depthwise_conv(behind, x, index):
+    dense = unpack(x, index, len(behind.weight))
+    seen = taps(dense, behind.weight.shape[2:], behind)
+    sums = sum(values * behind.weight[:, 0, ky, kx].astype(np.float64) for ky, kx, values in seen)
+    whole = np.clip(sums + behind.bias, behind.lower, behind.upper) - np.clip(behind.bias, behind.lower, behind.upper)
+    return np.stack([whole[n][..., index[n if len(index) > 1 else 0]] for n in range(len(x))])
 
 
 def winners_of(saliency, count, block=1):
@@ -104,32 +147,42 @@ def fbs_conv(layer, x, index):
     return np.clip(y, layer.lower, layer.upper).astype(np.float32), j
 
 
-def fbs_model(layer, *, shape=("N", "H", "W", "Cx"), computed=(), types=None, **attributes):
-    """A model of one FBSConv node.
+def fused(layer, behind, x, index):
+    """FBSConv, then DepthwiseConv on what it gives."""
+    between, j = fbs_conv(layer, x, index)
+    return depthwise_conv(behind, between, j), j
 
-    `shape` is X's in the file, `computed` constants become graph inputs, `attributes` override the layer's.
+
+def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), types=None, **attributes):
+    """A model of one FBSConv node, or of one FBSConvDepthwise with the depthwise convolution `behind`.
+
+    `shape` is X's in the file, `computed` constants become graph inputs, `attributes` override those there are.
     """
+    op, names, constants, defaults = "FBSConv", CONSTANTS, layer.constants, layer.attributes()
+    if behind is not None:
+        op, names, constants = "FBSConvDepthwise", FUSED_CONSTANTS, constants | {"V": behind.weight, "S": behind.bias}
+        defaults |= {f"depthwise_{name}": value for name, value in behind.attributes().items()}
     types = {"X": TensorProto.FLOAT, "I": TensorProto.INT64} | (types or {})
     inputs = [
         helper.make_tensor_value_info("X", types["X"], shape),
         helper.make_tensor_value_info("I", types["I"], ["M", shape[3]]),
     ]
-    present = [name for name in CONSTANTS if name in layer.constants]
+    present = [name for name in names if name in constants]
     inputs += [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, layer.constants[name].shape)
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, constants[name].shape)
         for name in present
         if name in computed
     ]
-    initializers = [numpy_helper.from_array(layer.constants[name], name) for name in present if name not in computed]
+    initializers = [numpy_helper.from_array(constants[name], name) for name in present if name not in computed]
     outputs = [
         helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4),
         helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2),
     ]
-    kept = {name: value for name, value in (layer.attributes() | attributes).items() if value is not None}
-    given = ["X", "I", *(name if name in present else "" for name in CONSTANTS)]
+    kept = {name: value for name, value in (defaults | attributes).items() if value is not None}
+    given = ["X", "I", *(name if name in present else "" for name in names)]
     while not given[-1]:
         given.pop()
-    node = helper.make_node("FBSConv", given, ["Y", "J"], domain="compress", **kept)
+    node = helper.make_node(op, given, ["Y", "J"], domain="compress", **kept)
     return _model([node], inputs, outputs, initializers)
 
 
@@ -147,6 +200,18 @@ def depthwise_model(weight, bias, *, shape=("N", "H", "W", "Cx"), computed=False
     constants = [numpy_helper.from_array(bias, "B")]
     constants += [] if computed else [numpy_helper.from_array(weight, "W")]
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], constants)
+
+
+def pair_model(layer, behind):
+    """A model of the two nodes that one FBSConvDepthwise stands for."""
+    model = onnx.load_model_from_string(fbs_model(layer))
+    model.graph.node[0].output[0] = "T"
+    attributes = behind.attributes() | {"channels": len(behind.weight)}
+    node = helper.make_node("DepthwiseConv", ["T", "J", "V", "S"], ["Y"], domain="compress", **attributes)
+    model.graph.node.append(node)
+    filters = {"V": behind.weight, "S": behind.bias}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in filters.items())
+    return model.SerializeToString()
 
 
 def make_int8_layer(rng, *, x_zero=0, y_zero=0, channels=8, **settings):

@@ -1,0 +1,82 @@
+#include "bands.h"
+
+#include <algorithm>
+
+namespace compress {
+
+namespace {
+
+// Planes of fewer pixels are one band: threads divide their channels, and tiles may go on from row to row.
+constexpr int64_t kBandedPixels = 512;
+
+// A band's memory stays in the second cache level, beside weights and what is read and written.
+constexpr int64_t kBandBytes = 64 << 10;
+
+// Rows of the input that the outputs [first, last) of an axis need, within the input.
+struct Needed {
+  Needed(const Axis& axis, int64_t size, int64_t first, int64_t last)
+      : begin(std::clamp<int64_t>(first * axis.stride - axis.pad_begin, 0, size)),
+        end(std::clamp<int64_t>(
+            (last - 1) * axis.stride - axis.pad_begin + (axis.kernel - 1) * axis.dilation + 1, begin, size)) {
+  }
+  int64_t begin, end;
+};
+
+}  // namespace
+
+bool comes_in_bands(const Window& first, int64_t input_height, int64_t input_width) {
+  return first.y.outputs(input_height) * first.x.outputs(input_width) >= kBandedPixels;
+}
+
+BandPlan make_plan(const Window& first, const Window& second, int64_t input_height, int64_t input_width,
+                   int32_t stretches, int32_t pixel_bytes, int32_t max_tile) {
+  BandPlan plan = {};
+  plan.input_height = input_height;
+  plan.input_width = input_width;
+  plan.between_height = first.y.outputs(input_height);
+  plan.between_width = first.x.outputs(input_width);
+  plan.output_height = second.y.outputs(plan.between_height);
+  plan.output_width = second.x.outputs(plan.between_width);
+
+  const bool banded = comes_in_bands(first, input_height, input_width);
+  const Axis& y = second.y;
+  const int64_t fitting = kBandBytes / (plan.between_width * pixel_bytes);
+  const int64_t rows = banded
+                           ? std::max<int64_t>(1, (fitting - (y.kernel - 1) * y.dilation - 1) / y.stride + 1)
+                           : plan.output_height;
+  for (int64_t s = 0; s < stretches; ++s) {
+    plan.first_band.push_back(static_cast<int32_t>(plan.bands.size()));
+    const int64_t end = plan.output_height * (s + 1) / stretches;
+    Needed before(y, 0, 0, 1);  // nothing
+    for (int64_t row = plan.output_height * s / stretches; row < end; row += rows) {
+      const int64_t last = std::min(row + rows, end);
+      const Needed needed(y, plan.between_height, row, last);
+      Band band = {};
+      band.kept = std::clamp<int64_t>(before.end - needed.begin, 0, needed.end - needed.begin);
+      band.kept_from = band.kept == 0 ? 0 : needed.begin - before.begin;
+      band.made = make_geometry(first.y, first.x, input_height, input_width, max_tile,
+                                {needed.begin + band.kept, needed.end, needed.begin, 0, banded});
+      band.read = make_geometry(second.y, second.x, plan.between_height, plan.between_width, max_tile,
+                                {row, last, 0, needed.begin, false});
+      plan.most_rows = std::max(plan.most_rows, needed.end - needed.begin);
+      plan.bands.push_back(std::move(band));
+      before = needed;
+    }
+  }
+  plan.first_band.push_back(static_cast<int32_t>(plan.bands.size()));
+  return plan;
+}
+
+std::shared_ptr<const BandPlan> LastPlan::get(const Window& first, const Window& second, int64_t input_height,
+                                              int64_t input_width, int32_t stretches, int32_t pixel_bytes,
+                                              int32_t max_tile) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (last_ == nullptr || last_->input_height != input_height || last_->input_width != input_width ||
+      last_->num_stretches() != stretches) {
+    last_ = std::make_shared<const BandPlan>(
+        make_plan(first, second, input_height, input_width, stretches, pixel_bytes, max_tile));
+  }
+  return last_;
+}
+
+}  // namespace compress
