@@ -42,6 +42,11 @@ __all__ = [
 _CONV = "Conv<strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations>"
 _MINUS_ONE = "minus_one = Constant<value_ints=[-1]>()"
 _TO_NCHW = "planes = Transpose<perm=[0, 3, 1, 2]>(X)"
+_AVERAGE_TO_NCHW = """
+    pixel_axes = Constant<value_ints=[1, 2]>()
+    means = ReduceMean<keepdims=1>(X, pixel_axes)
+    planes = Transpose<perm=[0, 3, 1, 2]>(means)
+"""
 
 
 def _scalar_byte(name: str) -> str:
@@ -282,18 +287,20 @@ class LinearVariant:
     """The choices in a Linear body.
 
     `activation`: one of UNPACK_ADD_ACTIVATIONS. `dense_input`: I is the constant [[0 .. C-1]]. `half_weight`: W is
-    float16.
+    float16. `average`: of planes their means.
     """
 
     activation: str
     dense_input: bool = False
     half_weight: bool = False
+    average: bool = False
 
     @property
     def overload(self) -> str:
         """The name that tells this body from the others in one file."""
         words = ["dense"] if self.dense_input else []
         words += ["light"] if self.half_weight else []
+        words += ["average"] if self.average else []
         return "_".join([*words, self.activation])
 
 
@@ -301,6 +308,8 @@ def linear_body(variant: LinearVariant, onnx_opset: int = opset.ONNX_OPSET) -> F
     """Returns the Linear function for `variant`."""
     planes = "planes" if variant.dense_input else "spread"
     lines = [_TO_NCHW] if variant.dense_input else _spread()
+    if variant.average:
+        lines = [line.replace(_TO_NCHW, _AVERAGE_TO_NCHW) for line in lines]
     lines += ["floats = Cast<to=1>(W)"] if variant.half_weight else []
     lines += [f"flat = Flatten<axis=1>({planes})", f"sum = Gemm(flat, {'floats' if variant.half_weight else 'W'}, B)"]
     lines += [UNPACK_ADD_ACTIVATIONS[variant.activation].format(y="Y")]

@@ -137,6 +137,7 @@ def _linear_variant(node: NodeProto, constants: dict[str, TensorProto]) -> Linea
         _bound(node),
         dense_input=_is_identity(constants.get(node.input[1]), attributes_of(node)["channels"]),
         half_weight=_is_half(constants[_given(node, constants)["W"]]),
+        average=bool(attributes_of(node)["average"]),
     )
 
 

@@ -4,7 +4,7 @@ Multiply-accumulates (MACs) for one sample:
 
     Conv             K * C/groups * kh * kw * H' * W'
     Gemm, MatMul     rows * inner * columns
-    Linear           Cx * H * W * K
+    Linear           Cx * H * W * K, with average Cx * K
     FBSConv          k * Cx * kh * kw * H' * W'  +  Cx * k  +  K * H' * W'
     DepthwiseConv    Cx * kh * kw * H' * W'
     FBSConvDepthwise  those of both
@@ -277,9 +277,12 @@ def _matmul(inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...]
     return _product(*output[1:], inputs[0][-1]), inputs[0][-1], output[-1]
 
 
-def _linear(inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], _: Mapping[str, object]) -> Counted:
+def _linear(
+    inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], attributes: Mapping[str, object]
+) -> Counted:
     live = inputs[0][-1] if inputs[0] else None
-    return _product(*(inputs[0][1:] or (None,)), *(inputs[2][1:] or (None,))), live, (inputs[2] or (None,))[-1]
+    terms = (live,) if attributes.get("average", 0) else inputs[0][1:] or (None,)
+    return _product(*terms, *(inputs[2][1:] or (None,))), live, (inputs[2] or (None,))[-1]
 
 
 def _fbs_conv(

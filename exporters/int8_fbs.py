@@ -166,6 +166,7 @@ class _Rewriting:
             return False
         values = attributes_of(node)
         plain = not values.get("transA", 0) and values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0
+        plain = plain and not values.get("average", 0)  # which averages floats
         weight = self._held.get(node.input[2 if linear else 1])
         if not plain or weight is None or np.prod(weight.dims) <= _MOST_CHEAP_WEIGHTS:
             return False

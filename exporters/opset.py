@@ -323,16 +323,26 @@ LINEAR = Op(
     name="Linear",
     summary=(
         "A linear layer on the planes of the channels that exist: with M = the planes of Unpack(X, I), channels first, "
-        "in one row a sample, Y = max(M @ W + B, lower). The rows of W that meet absent channels are not read."
+        "in one row a sample, Y = max(M @ W + B, lower). The rows of W that meet absent channels are not read. With "
+        "average, M holds each plane's mean instead of its pixels."
     ),
     inputs=(
         Tensor("X", "float", ("N", "H", "W", "Cx"), "packed, channels last"),
         Tensor("I", "int64", ("N|1", "Cx"), "place of each, ascending"),
-        Tensor("W", _FLOATS, ("C*H*W", "K"), "weights, transposed: a channel's rows lie together", constant=True),
+        Tensor(
+            "W",
+            _FLOATS,
+            ("C*H*W|C", "K"),
+            "weights, transposed: a channel's rows lie together; with average it has one",
+            constant=True,
+        ),
         Tensor("B", "float", ("K",), "bias", constant=True),
     ),
     outputs=(Tensor("Y", "float", ("N", "K"), "dense"),),
-    attributes=UNPACK_ADD.attributes,
+    attributes=(
+        *UNPACK_ADD.attributes,
+        Attribute("average", "int", "1: planes count with their means; 0: pixel by pixel"),
+    ),
 )
 
 OPS = {

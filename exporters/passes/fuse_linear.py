@@ -105,7 +105,7 @@ def replace_gemm(
         [packed, index, *constants],
         name=gemm.name,
         domain=opset.DOMAIN,
-        attrs={"channels": channels, "lower": lower},
+        attrs={"channels": channels, "lower": lower, "average": 0},
         outputs=[output],
     )
     for node in (gemm, last):

@@ -9,6 +9,7 @@ from exporters import opset
 from exporters.passes.fold_batch_norm import fold_batch_norm
 from exporters.passes.fold_constants import fold_constants
 from exporters.passes.fuse_activation import fuse_activation
+from exporters.passes.fuse_average import fuse_average
 from exporters.passes.fuse_depthwise import fuse_depthwise
 from exporters.passes.fuse_linear import fuse_linear
 from exporters.passes.fuse_max_pool import fuse_max_pool
@@ -72,7 +73,7 @@ class Onnx:
             *(() if int8 else (lay_out_input, fuse_max_pool)),
             fold_constants,
             *(() if whole_weights else (store_half_predictors,)),
-            *(() if whole_weights or int8 else (store_half_weights, fuse_depthwise)),
+            *(() if whole_weights or int8 else (store_half_weights, fuse_average, fuse_depthwise)),
             name_tensors,
         )
 

@@ -33,6 +33,10 @@ std::string check_linear(const LinearSpec& spec) {
   if (w[0] > kMaxValues / (w[1] + kMaxLanes)) {
     return "W has shape " + text(w) + "; it may hold at most " + std::to_string(kMaxValues) + " values";
   }
+  if (spec.average && w[0] != spec.channels) {
+    return "W has shape " + text(w) +
+           "; with average it must be [C, K] with C = channels = " + std::to_string(spec.channels);
+  }
   if (spec.shift != Dims{w[1]}) {
     return "B has shape " + text(spec.shift) + "; with W of shape " + text(w) + " it must be [" +
            std::to_string(w[1]) + "]";
@@ -42,7 +46,10 @@ std::string check_linear(const LinearSpec& spec) {
 
 std::string check_linear_input(const LinearSpec& spec, const Tensor<float>& x, const Tensor<int64_t>& index) {
   std::string error = check_unpack(spec.channels, x.dims, index);
-  if (error.empty() && x.dims[1] * x.dims[2] * spec.channels != spec.weight[0]) {
+  if (error.empty() && spec.average) {
+    if (x.dims[1] < 1 || x.dims[2] < 1)
+      error = "X has shape " + text(x.dims) + "; its planes must have 1 pixel or more to be averaged";
+  } else if (error.empty() && x.dims[1] * x.dims[2] * spec.channels != spec.weight[0]) {
     error = "X has shape " + text(x.dims) + "; with W of shape " + text(spec.weight) + " and channels " +
             std::to_string(spec.channels) + " its planes must have " +
             std::to_string(spec.weight[0] / spec.channels) + " pixels";
@@ -62,14 +69,28 @@ Linear::Linear(const LinearSpec& spec, const Weights& weight, const float* shift
   weight_ = padded_rows(weight, pitch_);
 }
 
+namespace {
+
+// Of a sample's packed planes [pixels][live], pixel after pixel.
+void average_planes(const float* x, int64_t pixels, int64_t live, float* means) {
+  std::fill_n(means, live, 0.0f);
+  for (int64_t p = 0; p < pixels; ++p, x += live) {
+    for (int64_t j = 0; j < live; ++j) means[j] += x[j];
+  }
+  for (int64_t j = 0; j < live; ++j) means[j] /= static_cast<float>(pixels);
+}
+
+}  // namespace
+
 // y = B + the sum of the rows of W that exist, each times its input: what the predictor does, so its kernel
 // does it. Several samples go through the rows together, a few at a time, so that all find them in the cache.
 void Linear::run(const Tensor<float>& x, const Tensor<int64_t>& index, const Weights& weight, float* y,
                  const Parallel& parallel) const {
   const int64_t samples = x.dims[0];
-  const int64_t pixels = x.dims[1] * x.dims[2];
+  const int64_t plane = x.dims[1] * x.dims[2];
   const int64_t live = x.dims[3];
   const int64_t outputs = spec_.outputs();
+  const int64_t pixels = spec_.average ? 1 : plane;  // that meet a row of W each
   const auto terms = static_cast<int32_t>(live * pixels);
   if (samples == 0) return;
 
@@ -88,14 +109,15 @@ void Linear::run(const Tensor<float>& x, const Tensor<int64_t>& index, const Wei
   carve(scratch.data());
 
   for (int64_t n = 0; n < samples; ++n) {
-    const float* const input = x.data + n * terms;
+    const float* const input = x.data + n * live * plane;
     const int64_t* const channels = index.data + (index.dims[0] == 1 ? 0 : n * live);
     for (int64_t j = 0, i = n * terms; j < live; ++j) {
       for (int64_t p = 0; p < pixels; ++p, ++i) {
         rows[i] = static_cast<int32_t>(channels[j] * pixels + p);
-        values[i] = input[p * live + j];
+        if (!spec_.average) values[i] = input[p * live + j];
       }
     }
+    if (spec_.average) average_planes(input, plane, live, values + n * terms);
     std::copy_n(shift_.floats(), pitch_, sums + n * pitch_);
   }
 

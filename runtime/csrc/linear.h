@@ -16,8 +16,9 @@ namespace compress {
 struct LinearSpec {
   int64_t channels = 0;  // C
   float lower = 0.0f;
-  Dims weight;  // W [C * H * W, K]: the rows of one channel follow each other
-  Dims shift;   // B [K]
+  bool average = false;  // of a plane its mean counts, and W has one row for it
+  Dims weight;           // W [C * H * W, K]: the rows of one channel follow each other
+  Dims shift;            // B [K]
 
   int64_t outputs() const { return weight[1]; }
 };

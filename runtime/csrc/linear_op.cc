@@ -3,6 +3,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "file_pages.h"
@@ -46,6 +47,11 @@ OrtStatus* create_linear(const ort::CustomOp* op, const void* table, const OrtKe
       require("attribute channels is missing; it must be an int");
     spec.lower = -std::numeric_limits<float>::max();
     attribute(api, info, "lower", &spec.lower);
+    int64_t average = 0;  // absent in older files
+    attribute(api, info, "average", &average);
+    if (average != 0 && average != 1)
+      require("average is " + std::to_string(average) + "; it must be 0 or 1");
+    spec.average = average == 1;
     const Weights weight = constant_weights(api, info, kWeight, "W");
     const Tensor<float> shift = constant(api, info, 3, "B");
     spec.weight = weight.dims;

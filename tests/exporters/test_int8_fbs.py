@@ -132,10 +132,9 @@ def test_linear_layers_with_many_weights_multiply_whole_numbers(files, name, mon
     model, made = files[name]
     monkeypatch.setattr(int8_fbs, "_MOST_CHEAP_WEIGHTS", 1)
     path = tmp_path / "m.onnx"
-    result, (note,) = quantize_fbs(onnx.load(made["float"]), SETTINGS)
+    (note,) = exporters.export(model, EXAMPLE, path, batch="dynamic", int8=SETTINGS).notes
     assert note.endswith(" FBS layers, 1 linear"), "nothing stays float"
-    onnx.checker.check_model(result, full_check=True)
-    onnx.save(result, path)
+    result = onnx.load(path)
     ops = [node.op_type for node in result.graph.node]
     assert ops.count("MatMulInteger") == 1
     assert not {"Linear", "Gemm"} & set(ops)

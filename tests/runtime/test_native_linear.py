@@ -38,6 +38,22 @@ def test_linear(outputs, live, batch, rows):
             np.testing.assert_allclose(y, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max(initial=1), err_msg=isa)
 
 
+@pytest.mark.parametrize("outputs", [1, 33])
+@pytest.mark.parametrize(("batch", "rows"), [(1, 1), (3, 3), (3, 1)])
+def test_planes_are_averaged(outputs, batch, rows):
+    rng = np.random.default_rng(outputs)
+    weight, bias = layer(rng, 20, 1, outputs)
+    x, index = make_input(rng, live=7, channels=20, batch=batch, size=(2, 3), rows=rows)
+    bare = reference.linear_model(weight, bias, 20, 0.0, average=1)
+    complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
+    wanted = expected(x.mean(axis=(1, 2), keepdims=True), index, weight, bias, 20, 0.0)
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
+    sessions = [stock, *(reference.open_session(bare, isa, threads=2) for isa in reference.isa_names())]
+    for session in sessions:
+        (y,) = session.run(None, {"X": x, "I": index})
+        np.testing.assert_allclose(y, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max(initial=1))
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_large_layers_are_cut_without_changing_a_bit(threads):
     # More weights than the samples share at a time, and more work than one thread is given.
@@ -101,10 +117,24 @@ def test_native_linear_equals_function_body(lower, batch, precision):
         (24, 7, 0, "channels is 0; it must be 1 or more"),
     ],
 )
-def test_a_linear_layer_is_refused(rows, bias, channels, message):
-    model = reference.linear_model(np.zeros((rows, 7), np.float32), np.zeros(bias, np.float32), channels)
+@pytest.mark.parametrize("average", [0, 1])
+def test_a_linear_layer_is_refused(rows, bias, channels, message, average):
+    if (average, bias) == (1, 6):
+        message = r"W has shape \[24, 7\]; with average it must be \[C, K\] with C = channels = 4"
+    model = reference.linear_model(
+        np.zeros((rows, 7), np.float32), np.zeros(bias, np.float32), channels, average=average
+    )
     with pytest.raises(Exception, match=f"Linear: {message}"):
         reference.open_session(model)
+
+
+def test_what_is_averaged_must_be_said_and_be_there():
+    weight, bias = np.zeros((4, 7), np.float32), np.zeros(7, np.float32)
+    with pytest.raises(Exception, match="Linear: average is 2; it must be 0 or 1"):
+        reference.open_session(reference.linear_model(weight, bias, 4, average=2))
+    session = reference.open_session(reference.linear_model(weight, bias, 4, average=1))
+    with pytest.raises(Exception, match=r"Linear: .* planes must have 1 pixel or more to be averaged"):
+        session.run(None, {"X": np.zeros((1, 0, 3, 2), np.float32), "I": np.array([[0, 1]])})
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_flattening_layer_and_activation_become_one_node(rewritten, after, trans
     case = case_of(rewritten, after, transposed=transposed)
     assert fuse_linear(case.graph) == 1
     assert case.ops() == ["Linear"]
-    assert case.node("Linear").attrs == {"channels": 7, "lower": lower}
+    assert case.node("Linear").attrs == {"channels": 7, "lower": lower, "average": 0}
     case.assert_same_numbers()
 
 

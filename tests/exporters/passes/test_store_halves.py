@@ -62,7 +62,7 @@ def test_kernels_become_halves_where_nothing_is_lost(rewritten, matrix, stored):
 def test_a_linear_layer_on_dense_rows_becomes_one_that_reads_halves(rewritten, after, lower):
     case = case_of(rewritten, after, "float[1,4,6,2] y, float[1,3] z", m=EXACT, t=EXACT.T, c=np.ones(3))
     assert store_half_weights(case.graph) == 2  # one became a Linear, whose weights became halves
-    assert case.node("Linear").attrs == {"channels": 2, "lower": lower}
+    assert case.node("Linear").attrs == {"channels": 2, "lower": lower, "average": 0}
     assert types(case, "Linear")["W"] == np.float16
     case.assert_same_numbers()
 

@@ -245,10 +245,9 @@ void run_fused_case(const FusedCase& c, const std::string& number, Random& rando
     expect_right(c, alone, name);
     const FbsConv forced(c.layer.spec, isa->kernels,
                          random.chance(0.5) ? compress::Way::kAll : compress::Way::kPacked, &c.behind.spec);
-    for (const int64_t threads : {random.integer(2, 3), random.integer(4, 9)}) {
-      expect(run(random.chance(0.5) ? layer : forced, c, static_cast<int>(threads)) == alone,
-             name + ": other bits on " + std::to_string(threads) + " threads");
-    }
+    const auto threads = static_cast<int>(random.integer(2, 9));
+    expect(run(random.chance(0.5) ? layer : forced, c, threads) == alone,
+           name + ": other bits on " + std::to_string(threads) + " threads");
   }
 }
 
@@ -411,7 +410,7 @@ int main(int argc, char** argv) {
     for (int k = 0; k < 4; ++k) run_damaged(c, random);
     const FusedCase fused = random_fused_case(random);
     run_fused_case(fused, "fused case " + std::to_string(i), random);
-    for (int k = 0; k < 4; ++k) run_damaged(fused, random);
+    for (int k = 0; k < 2; ++k) run_damaged(fused, random);
   }
   run_concurrently(random);
   run_fused_concurrently(random);

@@ -304,8 +304,9 @@ def max_pool_model(shape=("N", "H", "W", "C"), **attributes):
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * len(shape))], [])
 
 
-def linear_model(weight, bias, channels, lower=-FLOAT_MAX):
-    node = helper.make_node("Linear", ["X", "I", "W", "B"], ["Y"], domain="compress", channels=channels, lower=lower)
+def linear_model(weight, bias, channels, lower=-FLOAT_MAX, average=0):
+    attributes = {"channels": channels, "lower": lower, "average": average}
+    node = helper.make_node("Linear", ["X", "I", "W", "B"], ["Y"], domain="compress", **attributes)
     inputs = [
         helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", "H", "W", "Cx"]),
         helper.make_tensor_value_info("I", TensorProto.INT64, [None] * 2),
