@@ -379,12 +379,14 @@ void run_linear(Random& random, const std::string& number) {
     const std::vector<int64_t> row = random.subset(live, channels);
     index.insert(index.end(), row.begin(), row.end());
   }
-  std::vector<float> w = random.floats(channels * pixels * outputs);
+  const bool average = random.chance(0.3);
+  const int64_t weighed = average ? 1 : pixels;  // of a plane
+  std::vector<float> w = random.floats(channels * weighed * outputs);
   const std::vector<float> b = random.floats(outputs);
   const bool is_half = random.chance(0.5);
   const std::vector<compress::Half> halves = is_half ? halved(w, random) : std::vector<compress::Half>();
   const float lower = random.chance(0.5) ? 0.0f : -std::numeric_limits<float>::max();
-  const compress::LinearSpec spec = {channels, lower, {channels * pixels, outputs}, {outputs}};
+  const compress::LinearSpec spec = {channels, lower, average, {channels * weighed, outputs}, {outputs}};
   const Tensor<float> input = {x.data(), {samples, height, width, live}};
   const Tensor<int64_t> places = {index.data(), {rows, live}};
   expect(check_linear(spec).empty() && check_linear_input(spec, input, places).empty(),
@@ -392,7 +394,8 @@ void run_linear(Random& random, const std::string& number) {
   const compress::Weights weight = {is_half ? nullptr : w.data(), is_half ? halves.data() : nullptr,
                                     spec.weight};
   const Tensor<float> taller = {x.data(), {samples, height + 1, width, live}};
-  expect(!check_linear_input(spec, taller, places).empty(), number + ": linear of other planes accepted");
+  expect(check_linear_input(spec, taller, places).empty() == average,
+         number + ": linear of other planes wrongly refused or accepted");
 
   std::vector<double> expected(static_cast<size_t>(samples * outputs));
   double largest = 1.0;
@@ -402,8 +405,10 @@ void run_linear(Random& random, const std::string& number) {
       for (int64_t p = 0; p < pixels; ++p) {
         for (int64_t i = 0; i < live; ++i) {
           const int64_t c = index[static_cast<size_t>((rows == 1 ? 0 : n * live) + i)];
+          const int64_t row = average ? c : c * pixels + p;
           sum += static_cast<double>(x[static_cast<size_t>((n * pixels + p) * live + i)]) *
-                 static_cast<double>(w[static_cast<size_t>((c * pixels + p) * outputs + o)]);
+                 static_cast<double>(w[static_cast<size_t>(row * outputs + o)]) /
+                 static_cast<double>(average ? pixels : 1);
         }
       }
       largest = std::max(largest, std::abs(sum));
