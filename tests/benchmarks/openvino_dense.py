@@ -1,0 +1,115 @@
+"""OpenVINO's dense fp32 beside ONNX Runtime's, and beside FBS on the native kernels: single layers and whole networks.
+
+    pip install openvino
+    python tests/benchmarks/openvino_dense.py --threads 1,4
+    python tests/benchmarks/openvino_dense.py --networks cifarnet,torchvision:resnet18 --threads 1,4 --half weights
+
+A row: the dense layer's or network's time in ONNX Runtime, how many times as fast OpenVINO runs the same dense file,
+and FBS at the density (of a layer half of the inputs live, half of the outputs win), and FBS over OpenVINO. All are
+opened in one process and take turns round by round, with a pause before each (see native_layers.py). OpenVINO is told
+to compute in float32, which it would leave for bfloat16 where the processor has that, with one stream on as many
+threads, and gets its input once.
+"""
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import native_layers
+import native_networks
+import numpy as np
+import openvino
+from native_layers import FLOAT, SHAPES, bound_run, fbs_run, open_session, options_for, round_by_round
+from onnx import helper
+
+
+def openvino_run(model, feed, threads):
+    """What runs the model, a path or its bytes, on one input."""
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", settings)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(openvino.Tensor(feed, shared_memory=True))
+
+    def run():
+        request.start_async()
+        request.wait()
+
+    return run
+
+
+def dense_layer(shape, batch):
+    """The layer and its activation as a model's bytes, and an input."""
+    constants, node = native_layers.conv(shape)
+    size = [batch, shape.inputs, shape.plane, shape.plane]
+    x, y = helper.make_tensor_value_info("x", FLOAT, size), helper.make_tensor_value_info("y", FLOAT, [None] * 4)
+    graph = helper.make_graph([node, helper.make_node("Relu", ["c"], ["y"])], "layer", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return model.SerializeToString(), np.random.default_rng(1).normal(size=size).astype(np.float32)
+
+
+def network(folder, name, options):
+    """Paths of the dense network and of the one with FBS, and an input."""
+    files = [
+        native_networks.exported(folder, name, None, options.batch),
+        native_networks.exported(folder, name, options.density, options.batch, half=options.half),
+    ]
+    (entry,) = open_session(str(files[0]), options_for(1)).get_inputs()
+    image = np.random.default_rng(0).normal(size=(options.batch, *entry.shape[1:])).astype(np.float32)
+    return files, image
+
+
+def show(name, threads, dense, peer, native, seconds):
+    dense_ms, peer_gain = round_by_round(dense, peer, seconds)
+    _, native_gain = round_by_round(dense, native, seconds)
+    _, over_peer = round_by_round(peer, native, seconds)
+    row = f"| {name} | {threads} | {dense_ms:.3g} | {peer_gain:.2f}× | {native_gain:.2f}× | {over_peer:.2f}× |"
+    print(row, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", help="whole networks instead of layers; all: those of native_networks.py")
+    parser.add_argument("--density", type=float, default=0.5)
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--half", choices=("predictors", "weights"), help="of FBS, of 16 bits")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each of three comparisons in a row")
+    parser.add_argument("--folder", type=Path, help="for the networks' files; a temporary one by default")
+    options = parser.parse_args()
+    print("| | threads | dense ms | OpenVINO | FBS | FBS over OpenVINO |\n|---|---|---|---|---|---|")
+    threads = native_layers.numbers(options.threads, int)
+    if options.networks is None:
+        halves = {None: "", "predictors": "A", "weights": "WA"}[options.half]
+        for shape in SHAPES:
+            model, image = dense_layer(shape, options.batch)
+            for number in threads:
+                dense = bound_run(open_session(model, options_for(number)), {"x": image})
+                native, _ = fbs_run(shape, options.density, threads=number, batch=options.batch, isa="", halves=halves)
+                show(shape.name(), number, dense, openvino_run(model, image, number), native, options.seconds)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = native_networks.NETWORKS if options.networks == "all" else options.networks.split(",")
+        for name in names:
+            files, image = network(folder, name, options)
+            for number in threads:
+                dense, native = (
+                    partial(session.run, None, {session.get_inputs()[0].name: image})
+                    for session in (
+                        open_session(str(files[0]), options_for(number)),
+                        open_session(str(files[1]), options_for(number, native=True)),
+                    )
+                )
+                show(name, number, dense, openvino_run(files[0], image, number), native, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
