@@ -42,9 +42,9 @@ class _Source:
 def fuse_linear(graph: gs.Graph) -> int:
     """Changes `graph`; returns the number of layers fused.
 
-    1. A Gemm with constant weights, without factors, whose data come through Flatten or Reshape to (N, C*H*W), any
-       pools, and ToNCHW, from an Unpack with planes of known size: fused. The pools work on packed planes; others may
-       read them and the Unpack too.
+    1. A Gemm with constant weights, without factors, whose data come through Flatten, Reshape or Squeeze to (N, C*H*W),
+       any pools, and ToNCHW, from an Unpack with planes of known size: fused. The pools work on packed planes; others
+       may read them and the Unpack too.
     2. A Relu that alone reads the Gemm: becomes its lower bound.
     3. Anything else: left as it is.
     """
@@ -117,7 +117,7 @@ def _source(gemm: gs.Node) -> _Source | None:
     if not factorless(gemm):
         return None
     flat = maker(gemm)
-    if flat is None or flat.domain or flat.op not in ("Flatten", "Reshape"):
+    if flat is None or flat.domain or flat.op not in ("Flatten", "Reshape", "Squeeze"):
         return None
     pools: list[gs.Node] = []
     node = maker(flat)

@@ -96,7 +96,8 @@ def test_depthwise_convolutions_stay_packed(exported):
     _, result = exported("inverted", 1)
     found = counts(result)
     assert (found["FBSConvDepthwise"], found["DepthwiseConv"], found["Conv"]) == (2, 0, 0)
-    assert found["Unpack"] == 2  # of the stem, for the residual sum, and of the average's pixel
+    assert found["Unpack"] == 1  # of the stem, for the residual sum
+    assert (found["ReduceMean"], found["Linear"]) == (0, 1)
     by_name = {node.name: node for node in nodes(result)}
     assert list(by_name["block1.6"].input[:2]) == ["block1.0", "block1.0.winners"]
     assert [name.rpartition(".")[2] for name in by_name["block1.0"].input[2:]] == [

@@ -53,6 +53,20 @@ def test_pools_in_between_work_on_packed_planes(rewritten):
     case.assert_same_numbers()
 
 
+def test_single_pixels_may_be_squeezed(rewritten):
+    rng = np.random.default_rng(0)
+    text = (
+        "g (float[2,1,1,3] x) => (float[2,5] y) <float[2,1,1,7] u, float[2,7,1,1] t, float[2,7] f> "
+        "{ u = compress.Unpack<channels=7>(x, i) t = Transpose<perm=[0, 3, 1, 2]>(u) f = Squeeze(t, plane) "
+        "y = Gemm(f, w, b) }"
+    )
+    constants = {"w": rng.normal(size=(7, 5)).astype(np.float32), "b": rng.normal(size=5).astype(np.float32)}
+    case = rewritten(text, constants | {"i": np.array([[0, 3, 5]]), "plane": np.array([2, 3])})
+    assert fuse_linear(case.graph) == 1
+    assert case.ops() == ["Linear"]
+    case.assert_same_numbers()
+
+
 def test_another_reader_keeps_the_planes(rewritten):
     after = "f = Flatten<axis=1>(t) y = Gemm(f, w, b) v = Neg(u)"
     case = case_of(rewritten, after, results="float[2,5] y, float[2,4,6,7] v")
