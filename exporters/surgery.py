@@ -21,6 +21,7 @@ __all__ = [
     "maker",
     "only_consumer",
     "permuted",
+    "reduces_planes",
     "transposed",
 ]
 
@@ -136,6 +137,12 @@ def add_transpose(
         outputs=None if output is None else [output],
         shape=shape,
     )
+
+
+def reduces_planes(node: gs.Node) -> bool:
+    """True for a reduction over the planes, channels last, that keeps its dimensions."""
+    axes = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
+    return axes is not None and sorted(axes.tolist()) == [1, 2] and bool(node.attrs.get("keepdims", 1))
 
 
 def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:

@@ -6,7 +6,7 @@ Linear(Reshape(ToNCHW(ReduceMean(x))), i, W, b)   becomes   Linear(x, i, W, b, a
 import onnx_graphsurgeon as gs
 
 from exporters import opset
-from exporters.surgery import constant_value, is_op, maker, only_consumer
+from exporters.surgery import is_op, maker, only_consumer, reduces_planes
 
 __all__ = ["fuse_average"]
 
@@ -30,7 +30,7 @@ def _fuse(graph: gs.Graph, linear: gs.Node) -> bool:
     while node is not None and only_consumer(graph, reader.inputs[0]) is not None and _reshapes(node):
         reader, node = node, maker(node)
     means = reader.inputs[0]
-    if node is None or only_consumer(graph, means) is None or not _averages_planes(node):
+    if node is None or only_consumer(graph, means) is None or not _averages(node):
         return False
     if shape is None or means.shape is None or list(shape) != list(means.shape) or list(shape[1:3]) != [1, 1]:
         return False
@@ -45,14 +45,5 @@ def _reshapes(node: gs.Node) -> bool:
     return not node.domain and node.op in _SHAPES and keeps_samples
 
 
-def _averages_planes(node: gs.Node) -> bool:
-    axes = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
-    return (
-        node.op == "ReduceMean"
-        and not node.domain
-        and axes is not None
-        and sorted(axes.tolist()) == [1, 2]
-        and node.attrs.get("keepdims", 1) == 1
-        and node.inputs[0].shape is not None
-        and len(node.inputs[0].shape) == 4
-    )
+def _averages(node: gs.Node) -> bool:
+    return bool(node.op == "ReduceMean" and not node.domain and reduces_planes(node))

@@ -18,6 +18,7 @@ from exporters.surgery import (
     is_transpose,
     keeps_zero_planes,
     only_consumer,
+    reduces_planes,
     transposed,
 )
 
@@ -80,8 +81,7 @@ def _push_through(graph: gs.Graph, reader: gs.Node, dense: gs.Tensor, x: gs.Tens
 
 
 def _reduction(graph: gs.Graph, reader: gs.Node, x: gs.Tensor, indices: gs.Tensor) -> bool:
-    axes = constant_value(reader.inputs[1]) if len(reader.inputs) > 1 else None
-    if axes is None or sorted(axes.tolist()) != [1, 2] or not reader.attrs.get("keepdims", 1):
+    if not reduces_planes(reader):
         return False
     reader.inputs[0] = x
     _follow(graph, reader, indices)

@@ -33,30 +33,29 @@ BandPlan make_plan(const Window& first, const Window& second, int64_t input_heig
   BandPlan plan = {};
   plan.input_height = input_height;
   plan.input_width = input_width;
-  plan.between_height = first.y.outputs(input_height);
   plan.between_width = first.x.outputs(input_width);
-  plan.output_height = second.y.outputs(plan.between_height);
-  plan.output_width = second.x.outputs(plan.between_width);
+  const int64_t between_height = first.y.outputs(input_height);
+  const int64_t output_height = second.y.outputs(between_height);
 
   const bool banded = comes_in_bands(first, input_height, input_width);
   const Axis& y = second.y;
   const int64_t fitting = kBandBytes / (plan.between_width * pixel_bytes);
   const int64_t rows = banded
                            ? std::max<int64_t>(1, (fitting - (y.kernel - 1) * y.dilation - 1) / y.stride + 1)
-                           : plan.output_height;
+                           : output_height;
   for (int64_t s = 0; s < stretches; ++s) {
     plan.first_band.push_back(static_cast<int32_t>(plan.bands.size()));
-    const int64_t end = plan.output_height * (s + 1) / stretches;
+    const int64_t end = output_height * (s + 1) / stretches;
     Needed before(y, 0, 0, 1);  // nothing
-    for (int64_t row = plan.output_height * s / stretches; row < end; row += rows) {
+    for (int64_t row = output_height * s / stretches; row < end; row += rows) {
       const int64_t last = std::min(row + rows, end);
-      const Needed needed(y, plan.between_height, row, last);
+      const Needed needed(y, between_height, row, last);
       Band band = {};
       band.kept = std::clamp<int64_t>(before.end - needed.begin, 0, needed.end - needed.begin);
       band.kept_from = band.kept == 0 ? 0 : needed.begin - before.begin;
       band.made = make_geometry(first.y, first.x, input_height, input_width, max_tile,
                                 {needed.begin + band.kept, needed.end, needed.begin, 0, banded});
-      band.read = make_geometry(second.y, second.x, plan.between_height, plan.between_width, max_tile,
+      band.read = make_geometry(second.y, second.x, between_height, plan.between_width, max_tile,
                                 {row, last, 0, needed.begin, false});
       plan.most_rows = std::max(plan.most_rows, needed.end - needed.begin);
       plan.bands.push_back(std::move(band));

@@ -23,8 +23,7 @@ struct Band {
 // All bands for one input size. A stretch is what one thread makes: bands that keep rows for each other.
 struct BandPlan {
   int64_t input_height, input_width;
-  int64_t between_height, between_width;
-  int64_t output_height, output_width;
+  int64_t between_width;
   int64_t most_rows;  // of the plane between that a band's memory holds
   std::vector<Band> bands;
   std::vector<int32_t> first_band;  // of each stretch, and the end of the last

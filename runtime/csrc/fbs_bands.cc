@@ -84,7 +84,7 @@ void FbsConv::compute_bands(const ConvTask& task, const Work& work, int32_t own,
     if (mine.epilogue.post != nullptr) mine.epilogue.post += first;
 
     const int32_t channels = std::min(pitch, winners_ - first);
-    std::fill_n(rows, work.depthwise_floats, 0.0f);
+    if (channels < pitch) std::fill_n(rows, work.depthwise_floats, 0.0f);
     depthwise_->gather(work.winners + first, channels, pitch, rows);
     DepthwiseTask behind = depthwise_->task(rows, pitch);
     behind.x = memory;

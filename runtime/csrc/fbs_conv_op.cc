@@ -19,12 +19,12 @@ namespace {
 // What tells the two ops apart.
 struct Form {
   const char* name;
-  size_t inputs, first_optional;  // D, then E
-  size_t filters, filter_shift;   // V and S of the depthwise convolution; 0: none
+  size_t first_optional;  // D, then E, then nothing
+  size_t filters;         // V of the depthwise convolution, then S; 0: none
 };
 
-constexpr Form kFbsConv = {"FBSConv", 8, 6, 0, 0};
-constexpr Form kFbsConvDepthwise = {"FBSConvDepthwise", 10, 8, 6, 7};
+constexpr Form kFbsConv = {"FBSConv", 6, 0};
+constexpr Form kFbsConvDepthwise = {"FBSConvDepthwise", 8, 6};
 constexpr size_t kWeight = 2, kSaliencyWeight = 4;  // W and A, of float or float16
 
 struct FbsConvKernel {
@@ -41,7 +41,7 @@ DepthwiseSpec read_depthwise(const Api& api, const OrtKernelInfo* info, const Fo
   spec.channels = layer.outputs();
   read_window(api, info, &spec, kDepthwisePrefix);
   spec.weight = constant(api, info, form.filters, "V");
-  spec.shift = constant(api, info, form.filter_shift, "S");
+  spec.shift = constant(api, info, form.filters + 1, "S");
   const std::string error = check_depthwise(spec);
   require(error.empty() ? "" : "the depthwise convolution, its W being V and its B being S: " + error);
   return spec;
@@ -97,7 +97,7 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
 template <const Form& kForm>
 void describe_form(Op* op) {
   op->name = [](const ort::CustomOp*) { return kForm.name; };
-  op->input_count = [](const ort::CustomOp*) -> size_t { return kForm.inputs; };
+  op->input_count = [](const ort::CustomOp*) -> size_t { return kForm.first_optional + 2; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int {
     return i == 1 ? ort::kInt64 : i == kWeight || i == kSaliencyWeight ? ort::kAny : ort::kFloat;
   };

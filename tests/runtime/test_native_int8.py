@@ -1,7 +1,5 @@
 """The ops on bytes on every instruction set: the same bytes, those of the function body but for rounding, refusals."""
 
-import ctypes
-
 import native_reference as reference
 import numpy as np
 import onnx
@@ -9,7 +7,6 @@ import onnxruntime
 import pytest
 from native_reference import FLOAT_MAX, int8_model, make_bytes, make_int8_layer
 
-import runtime
 from exporters.functions import attach_functions
 
 CASES = {
@@ -83,16 +80,10 @@ def test_the_number_of_threads_changes_no_byte(threads, live):
 
 
 def test_a_steady_state_allocates_nothing():
-    allocations = ctypes.CDLL(str(runtime.library_path())).CompressAllocations
-    allocations.restype = ctypes.c_int64
     for name in ("plain", "signed in and out"):
         parts, feeds = case(name, live=13)
         session = reference.open_session(int8_model(*parts), threads=2)
-        session.run(None, feeds)
-        before = allocations()
-        for _ in range(5):
-            session.run(None, feeds)
-        assert allocations() == before
+        assert reference.allocated_after_the_first(session, feeds) == 0
 
 
 def test_one_session_takes_any_size():

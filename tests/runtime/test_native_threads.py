@@ -1,14 +1,11 @@
 """Threads, sessions side by side, and memory in the steady state."""
 
-import ctypes
 import threading
 
 import native_reference as reference
 import numpy as np
 import pytest
 from native_reference import make_input, make_layer
-
-import runtime
 
 # Large enough that the work is split; few winners, so that the weights are packed.
 LAYERS = {
@@ -88,13 +85,7 @@ def test_sessions_of_different_instruction_sets_live_in_one_process():
 
 
 def test_a_steady_state_allocates_nothing():
-    allocations = ctypes.CDLL(str(runtime.library_path())).CompressAllocations
-    allocations.restype = ctypes.c_int64
     for name in LAYERS:
         model, feeds = prepared(name)
         session = reference.open_session(model, threads=2)
-        session.run(None, feeds)
-        before = allocations()
-        for _ in range(5):
-            session.run(None, feeds)
-        assert allocations() == before
+        assert reference.allocated_after_the_first(session, feeds) == 0

@@ -1,5 +1,6 @@
 """FBSConv and Unpack in plain numpy, and one-node models of them without a function body: native kernels or nothing."""
 
+import ctypes
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -347,6 +348,17 @@ def open_session(model, isa="", threads=1, way=""):
     options.add_session_config_entry("compress.way", way)
     options.register_custom_ops_library(str(runtime.library_path()))
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def allocated_after_the_first(session, feeds):
+    """Buffers that the library allocates in five runs, once a first one has been made."""
+    allocations = ctypes.CDLL(str(runtime.library_path())).CompressAllocations
+    allocations.restype = ctypes.c_int64
+    session.run(None, feeds)
+    before = allocations()
+    for _ in range(5):
+        session.run(None, feeds)
+    return allocations() - before
 
 
 def isa_names():
