@@ -23,6 +23,7 @@ from onnx import FunctionProto, helper, parser
 from exporters import opset
 
 __all__ = [
+    "MEASURED",
     "UNPACK_ADD_ACTIVATIONS",
     "FBSVariant",
     "depthwise_conv_body",
@@ -92,8 +93,8 @@ class FBSVariant:
 
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0). `pointwise`: 1x1 kernels.
-    `blocks`: winner_block > 1. `left_out`: there is E. `half`: A is float16. `half_weight`: W is. `weight`: the tensor
-    that holds W as floats.
+    `blocks`: winner_block > 1. `left_out`: there is E. `measured`: there is U. `half`: A is float16. `half_weight`: W
+    is. `weight`: the tensor that holds W as floats.
     """
 
     one_sample: bool
@@ -106,6 +107,7 @@ class FBSVariant:
     pointwise: bool = False
     blocks: bool = False
     left_out: bool = False
+    measured: bool = False
     half: bool = False
     half_weight: bool = False
     weight: str = "W"
@@ -119,6 +121,7 @@ class FBSVariant:
         words += ["normalized"] if self.normalize else []
         words += ["shifted"] if self.post_shift else []
         words += ["whole"] if self.left_out else []
+        words += ["measured"] if self.measured else []
         words += ["half"] if self.half else []
         words += ["light"] if self.half_weight else []
         words += [] if self.nonnegative else ["signed"]
@@ -161,13 +164,13 @@ def _planes(variant: FBSVariant) -> list[str]:
     lines = _constants(variant)
     if variant.one_sample or (variant.dense_input and variant.all_win):
         lines += [] if variant.dense_input else ["i = Reshape(I, minus_one)"]
-        return [*lines, *_layer(variant, x="planes", winners="J", y="y")]
+        return [*lines, *_layer(variant, x="planes", means="U", winners="J", y="y")]
     return [*lines, *_loop(variant)]
 
 
 def _inputs(op: opset.Op, variant: FBSVariant) -> list[str]:
     names = [tensor.name for tensor in op.inputs]
-    optional = {"D": variant.post_shift, "E": variant.left_out}
+    optional = {"D": variant.post_shift, "E": variant.left_out, "U": variant.measured}
     while not optional.get(names[-1], True):
         names.pop()
     return names
@@ -254,11 +257,19 @@ UNPACK_ADD_ACTIVATIONS = {
 """How UnpackAdd and Linear bound their sum: by the attribute `lower`, -FLOAT_MAX, 0 or anything else."""
 
 
-def unpack_add_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
-    """Returns the UnpackAdd function for one of UNPACK_ADD_ACTIVATIONS, which names its overload."""
+MEASURED = "_measured"
+"""Ending of the overload of an UnpackAdd that has U."""
+
+
+def unpack_add_body(overload: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the UnpackAdd function for one of UNPACK_ADD_ACTIVATIONS, with MEASURED behind it where there is U."""
+    activation = overload.removesuffix(MEASURED)
     lines = [*_unpack_to("dense"), "sum = Add(Z, dense)", UNPACK_ADD_ACTIVATIONS[activation].format(y="Y")]
+    if overload != activation:
+        lines += ["whole = Transpose<perm=[0, 3, 1, 2]>(Y)", "size = Abs(whole)"]
+        lines += ["plane_axes = Constant<value_ints=[2, 3]>()", "U = ReduceMean<keepdims=0>(size, plane_axes)"]
     names = [tensor.name for tensor in opset.UNPACK_ADD.inputs]
-    return function_of(opset.UNPACK_ADD, activation, names, lines, onnx_opset)
+    return function_of(opset.UNPACK_ADD, overload, names, lines, onnx_opset, optional=overload != activation)
 
 
 def unpack_int8_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -380,7 +391,8 @@ def _loop(variant: FBSVariant) -> list[str]:
     body = ["number = Reshape(iteration, minus_one)", "x = Gather<axis=0>(planes, number)"]
     if not variant.dense_input:
         body += ["row = Gather<axis=0>(rows, number)", "i = Reshape(row, minus_one)"]
-    body += _layer(variant, x="x", winners="j_row", y="y_row")
+    body += ["u = Gather<axis=0>(U, number)"] if variant.measured else []
+    body += _layer(variant, x="x", means="u", winners="j_row", y="y_row")
     body += ["y_one = Squeeze(y_row, first)", "j_one = Squeeze(j_row, first)", "going_on = Identity(going)"]
     outputs = "bool going_on, float[k,h,w] y_one, int64[k] j_one"
     return [
@@ -431,17 +443,20 @@ def _constants(variant: FBSVariant) -> list[str]:
     return lines
 
 
-def _layer(variant: FBSVariant, *, x: str, winners: str, y: str) -> list[str]:
-    """From planes `x` (N, Cx, H, W) to `y` (N, k, H', W') and `winners` (N, k); N is 1 unless all channels win."""
+def _layer(variant: FBSVariant, *, x: str, means: str, winners: str, y: str) -> list[str]:
+    """From planes `x` (N, Cx, H, W) to `y` (N, k, H', W') and `winners` (N, k); N is 1 unless all channels win.
+
+    `means` (N, Cx) are the planes' where there is U.
+    """
     return [
-        *_saliency(variant, x),
+        *_saliency(variant, x, means),
         *_winners(variant, winners),
         *_product(variant, x, winners),
         *_epilogue(variant, winners, y),
     ]
 
 
-def _saliency(variant: FBSVariant, x: str) -> list[str]:
+def _saliency(variant: FBSVariant, x: str, means: str) -> list[str]:
     """S (N, K) from the mean absolute value of the live channels."""
     weights, shift = variant.predictor if variant.dense_input else "live_rows", "R"
     lines = [] if variant.dense_input else [f"live_rows = Gather<axis=0>({variant.predictor}, i)"]
@@ -453,6 +468,8 @@ def _saliency(variant: FBSVariant, x: str) -> list[str]:
         lines += ["size = Abs(moved)", "whole_mean = ReduceMean<keepdims=0>(size, plane_axes)"]
         lines += [f"left_out_size = Abs({live})", "mean = Sub(whole_mean, left_out_size)"]
         shift = "whole_shift"
+    elif variant.measured:
+        lines += [f"mean = Identity({means})"]
     else:
         lines += [f"size = Abs({x})", "mean = ReduceMean<keepdims=0>(size, plane_axes)"]
     lines += [f"raw = Gemm(mean, {weights}, {shift})"]
@@ -548,11 +565,16 @@ def _epilogue(variant: FBSVariant, winners: str, y: str) -> list[str]:
     return lines
 
 
-def function_of(op: opset.Op, overload: str, inputs: list[str], lines: list[str], onnx_opset: int) -> FunctionProto:
-    """Returns an op's local function, its body written as ONNX text, one statement after the other."""
+def function_of(
+    op: opset.Op, overload: str, inputs: list[str], lines: list[str], onnx_opset: int, *, optional: bool = False
+) -> FunctionProto:
+    """Returns an op's local function, its body written as ONNX text, one statement after the other.
+
+    `optional`: it makes the optional outputs too.
+    """
     header = f'domain: "{opset.DOMAIN}"' + (f', overload: "{overload}"' if overload else "")
     attributes = f"<{', '.join(attribute.name for attribute in op.attributes)}> " if op.attributes else ""
-    outputs = ", ".join(tensor.name for tensor in op.outputs)
+    outputs = ", ".join(tensor.name for tensor in op.outputs if optional or not tensor.optional)
     body = "\n".join(lines)
     text = (
         f'<{header}, opset_import: ["": {onnx_opset}]>\n'

@@ -54,7 +54,7 @@ def attach_functions(model: ModelProto) -> ModelProto:
             node.overload = ""
             functions[node.op_type, ""] = _PLAIN[node.op_type](version)
         elif node.op_type in _BOUNDED:
-            node.overload = _bound(node)
+            node.overload = _bound(node) + (bodies.MEASURED if len(node.output) > 1 else "")
             functions[node.op_type, node.overload] = _BOUNDED[node.op_type](node.overload, version)
         elif node.op_type in _CLAMPED:
             node.overload = _clamp(node)
@@ -118,6 +118,7 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
         normalize=bool(values["normalize"]),
         post_shift=bool(given.get("D")),
         left_out=bool(given.get("E")),
+        measured=bool(given.get("U")),
         half=_is_half(saliency_weight),
         half_weight=_is_half(weight),
         activation=_clamp(node),

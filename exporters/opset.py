@@ -113,9 +113,9 @@ FBS_CONV = Op(
     summary=(
         "Convolution that computes only the k most salient of K output channels, from only the Cx input "
         "channels that exist. u[n,c] = mean over H, W of |X + E[c]|, X being 0 in channels that do not exist and E 0 "
-        "where it is absent; s = leaky(sum over c of u*A[c] + R, saliency_slope); with normalize, s = K*s/sum(s) "
-        "unless sum(s) is 0; J = the k with the largest r, ties to the lower index, ascending, where r = s, or with "
-        "winner_block b > 1 the mean of s over the channels of the same i // b; with i = J[n,j], Y[n,:,:,j] = "
+        "where it is absent (with U, u = U); s = leaky(sum over c of u*A[c] + R, saliency_slope); with normalize, s = "
+        "K*s/sum(s) unless sum(s) is 0; J = the k with the largest r, ties to the lower index, ascending, where r = s, "
+        "or with winner_block b > 1 the mean of s over the channels of the same i // b; with i = J[n,j], Y[n,:,:,j] = "
         "clamp(s[n,i] * (conv(X, W)[i] + B[i]) + D[i], lower, upper)."
     ),
     inputs=(
@@ -132,6 +132,7 @@ FBS_CONV = Op(
         Tensor("R", "float", ("K",), "saliency bias", constant=True),
         Tensor("D", "float", ("K",), "shift outside the product", optional=True, constant=True),
         Tensor("E", "float", ("C",), "what X leaves out of each channel's plane", optional=True, constant=True),
+        Tensor("U", "float", ("N", "Cx"), "mean |X| of each plane; absent: computed; never beside E", optional=True),
     ),
     outputs=(
         Tensor("Y", "float", ("N", "H'", "W'", "k"), "the winners' planes, packed, channels last"),
@@ -168,7 +169,7 @@ FBS_CONV_INT8 = Op(
         FBS_CONV.inputs[1],
         Tensor("W", "int8", ("K", "C", "kh", "kw"), "kernels, at most 65793 numbers each", constant=True),
         Tensor("S", "float", ("K",), "step of each output's W, positive", constant=True),
-        *FBS_CONV.inputs[3:-1],  # but E
+        *FBS_CONV.inputs[3:-2],  # but E and U
     ),
     outputs=(Tensor("Y", "uint8", ("N", "H'", "W'", "k"), FBS_CONV.outputs[0].meaning), FBS_CONV.outputs[1]),
     attributes=(
@@ -211,14 +212,14 @@ DEPTHWISE_CONV = Op(
 FBS_CONV_DEPTHWISE = Op(
     name="FBSConvDepthwise",
     summary=(
-        "FBSConv, and DepthwiseConv on its winners: T, J = FBSConv(X, I, W, B, A, R, D, E), then Y = DepthwiseConv(T, "
-        "J, V, S) with the attributes in depthwise_*. T need not exist as a whole."
+        "FBSConv, and DepthwiseConv on its winners: T, J = FBSConv(X, I, W, B, A, R, D, E, U), then Y = "
+        "DepthwiseConv(T, J, V, S) with the attributes in depthwise_*. T need not exist as a whole."
     ),
     inputs=(
-        *FBS_CONV.inputs[:-2],
+        *FBS_CONV.inputs[:-3],
         Tensor("V", "float", ("K", "1", "kh'", "kw'"), "one filter for each of the K channels", constant=True),
         Tensor("S", "float", ("K",), "their bias", constant=True),
-        *FBS_CONV.inputs[-2:],
+        *FBS_CONV.inputs[-3:],
     ),
     outputs=(
         Tensor("Y", "float", ("N", "H''", "W''", "k"), "packed, channels last, in the places J says"),
@@ -251,12 +252,18 @@ MAX_POOL_NHWC = Op(
 
 UNPACK_ADD = Op(
     name="UnpackAdd",
-    summary="A residual sum with its activation: Y = max(Z + Unpack(X, I), lower).",
+    summary=(
+        "A residual sum with its activation: Y = max(Z + Unpack(X, I), lower). U = mean over H, W of |Y|, for the "
+        "predictors of the FBSConvs that read Y."
+    ),
     inputs=(
         *UNPACK.inputs,
         Tensor("Z", "float", ("N", "H", "W", "C"), "dense, channels last"),
     ),
-    outputs=UNPACK.outputs,
+    outputs=(
+        *UNPACK.outputs,
+        Tensor("U", "float", ("N", "C"), "mean |Y| of each plane", optional=True),
+    ),
     attributes=(
         *UNPACK.attributes,
         Attribute("lower", "float", "lower bound; ReLU is 0, none is -FLOAT_MAX"),

@@ -34,14 +34,19 @@ _ROLES[opset.FBS_CONV_DEPTHWISE.name] = (
     "depthwise_bias",
     *_ROLES[opset.FBS_CONV.name][-2:],
 )
-_CHOOSERS = (opset.FBS_CONV.name, opset.FBS_CONV_DEPTHWISE.name)
+_RESULTS = {
+    opset.FBS_CONV.name: ("", ".winners"),
+    opset.FBS_CONV_DEPTHWISE.name: ("", ".winners"),
+    opset.UNPACK_ADD.name: ("", ".means"),
+}
 
 
 def name_tensors(graph: gs.Graph) -> int:
     """Changes `graph`: readable names that depend on the graph alone; returns how many tensors got one.
 
     1. Graph inputs: input (input_2 …); graph outputs: output (output_2 …).
-    2. The first output of a node: the node's name; an FBS layer's J: name.winners; others: name.1 ….
+    2. The first output of a node: the node's name; an FBS layer's J: name.winners; an UnpackAdd's U:
+       name.means; others: name.1 ….
     3. A constant that one node reads: node.weight, node.bias …, or node.<position>; shared ones: their own
        name.
     """
@@ -63,7 +68,8 @@ def name_tensors(graph: gs.Graph) -> int:
         for position, tensor in enumerate(node.outputs):
             if id(tensor) in named or tensor.is_empty():
                 continue
-            suffix = ("", ".winners")[position] if node.op in _CHOOSERS else f".{position}" * bool(position)
+            results = _RESULTS.get(node.op, ())
+            suffix = results[position] if position < len(results) else f".{position}" * bool(position)
             give(tensor, node.name + suffix)
             named.add(id(tensor))
     for node in graph.nodes:

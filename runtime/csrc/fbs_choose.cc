@@ -4,6 +4,7 @@
 
 #include "fbs_conv.h"
 #include "fbs_work.h"
+#include "plane_means.h"
 #include "select.h"
 
 namespace compress {
@@ -17,8 +18,8 @@ constexpr int64_t kDividedSums = 1000;
 
 }  // namespace
 
-// Saliency, winners, and what the convolution needs to know of them.
-void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Parallel& parallel) const {
+// Of |X + E|, less what the bias has already.
+void FbsConv::take_means(const float* x, const Work& work, const Parallel& parallel) const {
   const int64_t pixels = work.geometry->input_height * work.geometry->input_width;
   const int64_t size = sum_pixels(pixels);
   const int64_t parts = sum_parts(pixels);
@@ -29,19 +30,21 @@ void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Paralle
     for (int64_t part = parts * i / summers; part < parts * (i + 1) / summers; ++part) {
       const int64_t first = part * size;
       kernels_->abs_sums(x + first * work.channels, std::min(size, pixels - first), work.channels,
-                         work.left_out, work.partial_sums + part * 4 * work.channels);
+                         work.left_out, work.partial_sums + part * part_floats(work.channels));
     }
   });
-  std::copy_n(work.partial_sums, work.channels, work.means);
-  for (int64_t part = 1; part < parts; ++part) {
-    const float* const sums = work.partial_sums + part * 4 * work.channels;
-    for (int32_t c = 0; c < work.channels; ++c) work.means[c] += sums[c];
-  }
-  for (int32_t c = 0; c < work.channels; ++c) {
-    work.means[c] /= static_cast<float>(pixels);
-    if (work.left_out != nullptr) work.means[c] -= std::abs(work.left_out[c]);  // which the bias has already
-  }
+  finish_means(work.partial_sums, pixels, work.channels, work.means);
+  if (work.left_out == nullptr) return;
+  for (int32_t c = 0; c < work.channels; ++c) work.means[c] -= std::abs(work.left_out[c]);
+}
 
+// Saliency, winners, and what the convolution needs to know of them.
+void FbsConv::choose(const Sample& sample, const Work& work, const Parallel& parallel) const {
+  if (sample.means != nullptr) {
+    std::copy_n(sample.means, work.channels, work.means);
+  } else {
+    take_means(sample.x, work, parallel);
+  }
   const int64_t blocks = work.manner.saliency_parts;
   parallel(static_cast<size_t>(blocks), [&](size_t item) {
     const auto i = static_cast<int64_t>(item);
@@ -68,7 +71,7 @@ void FbsConv::choose(const float* x, const Work& work, int64_t* j, const Paralle
     work.bias[i] = o < 0 ? 0.0f : shift_[o];
     work.scale[i] = o < 0 ? 0.0f : work.saliency[o];
     if (post_shift_ != nullptr) work.post[i] = o < 0 ? 0.0f : post_shift_[o];
-    if (o >= 0) j[i] = o;
+    if (o >= 0) sample.j[i] = o;
   }
 }
 

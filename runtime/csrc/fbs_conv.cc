@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "fbs_work.h"
+#include "plane_means.h"
 #include "select.h"
 
 namespace compress {
@@ -159,7 +160,7 @@ Dims FbsConv::y_dims(const Dims& x) const {
 }
 
 void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,
-                  const Parallel& parallel) const {
+                  const Parallel& parallel, const float* means) const {
   const int64_t samples = x.dims[0];
   if (samples == 0) return;
   const std::shared_ptr<const Geometry> shape =
@@ -179,8 +180,12 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
   const ChainLink::Next same = {nullptr, {}, next.weights_are_far};  // the sample after it is this layer's
   const auto sample = [&](size_t n, const Parallel& inner) {
     const auto i = static_cast<int64_t>(n);
-    const Sample one = {x.data + i * x_size, index.data + (index.dims[0] == 1 ? 0 : i * channels), channels,
-                        y + i * y_size, j + i * winners_};
+    const Sample one = {x.data + i * x_size,
+                        index.data + (index.dims[0] == 1 ? 0 : i * channels),
+                        means == nullptr ? nullptr : means + i * channels,
+                        channels,
+                        y + i * y_size,
+                        j + i * winners_};
     run_sample(one, *shape, plan.get(), how, i + 1 < samples ? same : next, inner);
   };
   if (alone) {
@@ -230,7 +235,8 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     work.live_memory = carver.take<int32_t>(channels);
     work.channel_offsets = carver.take<int32_t>(channels);
     if (left_out_.data() != nullptr) work.left_out = carver.take<float>(channels);
-    work.partial_sums = carver.take<float>(sum_parts(input_pixels) * 4 * channels);
+    if (sample.means == nullptr)
+      work.partial_sums = carver.take<float>(sum_parts(input_pixels) * part_floats(channels));
     work.means = carver.take<float>(channels);
     work.saliency = carver.take<float>(padded);
     work.ranked = winner_block_ == 1 ? work.saliency : carver.take<float>(padded);
@@ -267,7 +273,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   if (work.left_out != nullptr) {
     for (int32_t c = 0; c < channels; ++c) work.left_out[c] = left_out_.floats()[work.live[c]];
   }
-  choose(sample.x, work, sample.j, parallel);
+  choose(sample, work, parallel);
   if (work.together != nullptr) find_together(work);
   if (depthwise_) {
     convolve_bands(sample.x, work, sample.y, parallel);

@@ -42,10 +42,11 @@ class FbsConv {
   // The shape of y, [N, H', W', winners], for an x that has passed check().
   Dims y_dims(const Dims& x) const;
 
-  // y, and j [N, winners], from inputs that have passed check(). Safe to call from several threads at a time.
+  // y, and j [N, winners], from inputs that have passed check(). `means` [N, Cx] of the planes of |X|, which
+  // a layer without E may be given; null: it takes them itself. Safe to call from several threads at a time.
   // Throws std::bad_alloc.
   void run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,
-           const Parallel& parallel) const;
+           const Parallel& parallel, const float* means = nullptr) const;
 
  private:
   struct Work;
@@ -57,7 +58,8 @@ class FbsConv {
   Manner manner(const Geometry& geometry, int32_t channels, int threads) const;
   void run_sample(const Sample& sample, const Geometry& geometry, const BandPlan* plan, const Manner& manner,
                   const ChainLink::Next& next, const Parallel& parallel) const;
-  void choose(const float* x, const Work& work, int64_t* j, const Parallel& parallel) const;
+  void choose(const Sample& sample, const Work& work, const Parallel& parallel) const;
+  void take_means(const float* x, const Work& work, const Parallel& parallel) const;
 
   // Half two: fbs_convolve.cc.
   void convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const;

@@ -19,7 +19,7 @@ namespace {
 // What tells the two ops apart.
 struct Form {
   const char* name;
-  size_t first_optional;  // D, then E, then nothing
+  size_t first_optional;  // D, then E, then U
   size_t filters;         // V of the depthwise convolution, then S; 0: none
 };
 
@@ -86,10 +86,17 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
       require(std::string("input D") + kNotConstant);
     if (!self.has_left_out && has_input(self.api, context, kForm.first_optional + 1))
       require(std::string("input E") + kNotConstant);
+    const float* means = nullptr;
+    if (has_input(self.api, context, kForm.first_optional + 2)) {
+      if (self.has_left_out) require("input U cannot stand beside E, which the means of X do not count");
+      const Tensor<float> given = input<float>(self.api, context, kForm.first_optional + 2, "U");
+      require(check_means(x.dims, given.dims));
+      means = given.data;
+    }
     float* y = output<float>(self.api, context, 0, self.layer->y_dims(x.dims));
     auto* j = output<int64_t>(self.api, context, 1, {x.dims[0], self.layer->spec().winners});
     SessionThreads threads(self.api, context, self.threads);
-    self.layer->run(x, index, y, j, threads.parallel());
+    self.layer->run(x, index, y, j, threads.parallel(), means);
     threads.finish();
   });
 }
@@ -97,7 +104,7 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
 template <const Form& kForm>
 void describe_form(Op* op) {
   op->name = [](const ort::CustomOp*) { return kForm.name; };
-  op->input_count = [](const ort::CustomOp*) -> size_t { return kForm.first_optional + 2; };
+  op->input_count = [](const ort::CustomOp*) -> size_t { return kForm.first_optional + 3; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int {
     return i == 1 ? ort::kInt64 : i == kWeight || i == kSaliencyWeight ? ort::kAny : ort::kFloat;
   };

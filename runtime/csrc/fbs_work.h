@@ -10,15 +10,6 @@ namespace compress {
 // Squeezing one source vector of a weight row costs about this many vector multiply-adds.
 inline constexpr double kSqueezeCost = 1.5;
 
-// Pixels per partial channel sum, up to 128. They follow from the plane alone, so that the saliency does not
-// depend on the number of threads; in fours, since often as many divide them.
-inline int64_t sum_pixels(int64_t pixels) {
-  if (pixels <= 64) return pixels;
-  const int64_t parts = 4 * ((pixels + 511) / 512);
-  return (pixels + parts - 1) / parts;
-}
-inline int64_t sum_parts(int64_t pixels) { return (pixels + sum_pixels(pixels) - 1) / sum_pixels(pixels); }
-
 // Vector multiply-adds below which another thread costs more than it brings: about 4 microseconds, where
 // handing work over takes 1 to 3.
 inline constexpr int64_t kWorkPerThread = 15000;
@@ -33,6 +24,7 @@ inline constexpr int32_t kSegmentVectors = 2;
 struct FbsConv::Sample {
   const float* x;
   const int64_t* index;
+  const float* means;  // of each channel's plane; null: not known
   int32_t channels;
   float* y;
   int64_t* j;

@@ -148,6 +148,12 @@ std::string check_input(const LayerSpec& spec, const Tensor<float>& x, const Ten
   return check_index(index, samples, packed, channels);
 }
 
+std::string check_means(const Dims& x, const Dims& means) {
+  const Dims expected = {x[0], x[3]};
+  if (means == expected) return "";
+  return "U has shape " + text(means) + "; with X of shape " + text(x) + " it must be " + text(expected);
+}
+
 std::string check_unpack(int64_t channels, const Dims& x, const Tensor<int64_t>& index) {
   if (channels < 1 || channels > kMaxChannels) {
     return "channels is " + integer(channels) + "; it must be from 1 to " + integer(kMaxChannels);

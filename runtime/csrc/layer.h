@@ -87,6 +87,8 @@ std::string text(std::span<const int64_t> dims);
 std::string check_layer(const LayerSpec& spec);
 // X and I of one call, against a layer that passed check_layer.
 std::string check_input(const LayerSpec& spec, const Tensor<float>& x, const Tensor<int64_t>& index);
+// The shape of U, the means of X's planes: one a channel.
+std::string check_means(const Dims& x, const Dims& means);
 // The shape of X, and I, of Unpack, which has `channels` channels.
 std::string check_unpack(int64_t channels, const Dims& x, const Tensor<int64_t>& index);
 // The shape of Z of UnpackAdd, whose X and I have passed check_unpack.

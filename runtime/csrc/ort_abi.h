@@ -42,6 +42,7 @@ enum Slot : int {
   kKernelInfoGetAttributeFloat = 85,
   kKernelInfoGetAttributeInt64 = 86,
   kKernelContextGetInputCount = 88,
+  kKernelContextGetOutputCount = 89,
   kKernelContextGetInput = 90,
   kKernelContextGetOutput = 91,
   kReleaseStatus = 93,
@@ -163,6 +164,9 @@ class Api {
         kKernelInfoGetConstantInputTensor)(info, index, is_constant, out);
   }
 
+  OrtStatus* output_count(const OrtKernelContext* context, size_t* out) const {
+    return at<OrtStatus*(const OrtKernelContext*, size_t*)>(kKernelContextGetOutputCount)(context, out);
+  }
   OrtStatus* input_count(const OrtKernelContext* context, size_t* out) const {
     return at<OrtStatus*(const OrtKernelContext*, size_t*)>(kKernelContextGetInputCount)(context, out);
   }

@@ -31,6 +31,7 @@ COMPRESS_CHECK_SLOT(65, GetTensorTypeAndShape);
 COMPRESS_CHECK_SLOT(85, KernelInfoGetAttribute_float);
 COMPRESS_CHECK_SLOT(86, KernelInfoGetAttribute_int64);
 COMPRESS_CHECK_SLOT(88, KernelContext_GetInputCount);
+COMPRESS_CHECK_SLOT(89, KernelContext_GetOutputCount);
 COMPRESS_CHECK_SLOT(90, KernelContext_GetInput);
 COMPRESS_CHECK_SLOT(91, KernelContext_GetOutput);
 COMPRESS_CHECK_SLOT(93, ReleaseStatus);

@@ -155,6 +155,18 @@ inline bool has_input(const Api& api, const OrtKernelContext* context, size_t in
   return value != nullptr;
 }
 
+// Null where nobody reads the output.
+template <typename T>
+T* output_if_any(const Api& api, OrtKernelContext* context, size_t index, const Dims& dims) {
+  size_t count = 0;
+  check(api.output_count(context, &count));
+  OrtValue* value = nullptr;
+  if (index < count) check(api.output(context, index, dims.data(), dims.size(), &value));
+  void* data = nullptr;
+  if (value != nullptr) check(api.tensor_data(value, &data));
+  return static_cast<T*>(data);
+}
+
 template <typename T>
 T* output(const Api& api, OrtKernelContext* context, size_t index, const Dims& dims) {
   OrtValue* value = nullptr;

@@ -11,10 +11,12 @@
 
 namespace compress {
 
-// What unpacked planes are added to, and the lower bound of the sum.
+// What unpacked planes are added to, the lower bound of the sum, and where the means of its planes' absolute
+// values go, the same to the bit as FbsConv takes them.
 struct Sum {
   const float* z;  // [N, H, W, channels]; null: nothing is added, nothing bounded
   float lower;
+  float* means = nullptr;  // [N, channels]; null: nobody asks
 };
 
 // y [N, H, W, channels] from inputs that have passed check_unpack. Throws std::bad_alloc.

@@ -87,7 +87,8 @@ OrtStatus* run_unpack(void* kernel, OrtKernelContext* context) {
       unpack_bytes(*self.setting.kernels, self.channels, x, index, {z, self.x, self.z, self.y, self.lower}, y,
                    threads.parallel());
     } else {
-      unpack(*self.setting.kernels, self.channels, x, index, {z, self.lower}, y, threads.parallel());
+      auto* means = output_if_any<float>(self.api, context, 1, {x.dims[0], self.channels});
+      unpack(*self.setting.kernels, self.channels, x, index, {z, self.lower, means}, y, threads.parallel());
     }
     threads.finish();
   });
@@ -115,7 +116,11 @@ void describe(Op* op) {
     return i == 1 ? ort::kInt64 : kElementType<Element>;
   };
   op->input_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
-  op->output_count = [](const ort::CustomOp*) -> size_t { return 1; };
+  constexpr bool kMeans = kAdds && !kIsBytes<Element>;
+  op->output_count = [](const ort::CustomOp*) -> size_t { return kMeans ? 2 : 1; };
+  op->output_characteristic = [](const ort::CustomOp*, size_t i) -> int {
+    return i == 1 ? ort::kOptional : ort::kRequired;
+  };
   op->output_type = [](const ort::CustomOp*, size_t) -> int { return kElementType<Element>; };
   op->create_kernel_v2 = create_unpack<Element, kAdds>;
   op->compute_v2 = run_unpack<Element>;

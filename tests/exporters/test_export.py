@@ -117,6 +117,7 @@ def test_residual_sum_is_formed_in_nhwc_and_read_dense(exported):
     by_name = {node.name: node for node in nodes(result)}
     after_sum = by_name["layer2.conv1"]
     assert list(after_sum.input[:2]) == ["layer1.relu/Relu_2", "channels.8"]
+    assert list(after_sum.input[6:]) == ["", "", "layer1.relu/Relu_2.means"]
     assert by_name["layer1.conv2"].input[1] == "layer1.conv1.winners"
 
 

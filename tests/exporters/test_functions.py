@@ -213,7 +213,7 @@ def test_nodes_of_one_variant_share_one_function():
     ("change", "message"),
     [
         (lambda node: node.attribute.pop(), r"lacks the attributes winners"),
-        (lambda node: node.input.pop(), r"has 5 inputs; allowed are 6 to 8"),
+        (lambda node: node.input.pop(), r"has 5 inputs; allowed are 6 to 9"),
         (lambda node: setattr(node, "op_type", "Conv9"), r"compress.Conv9\) is unknown"),
     ],
 )

@@ -3,6 +3,7 @@ import pytest
 
 from exporters import opset
 from exporters.bodies import (
+    MEASURED,
     FBSVariant,
     LinearVariant,
     depthwise_conv_body,
@@ -24,6 +25,7 @@ PLAIN = FBSVariant(
     activation="relu",
     nonnegative=True,
     left_out=True,
+    measured=True,
 )
 
 
@@ -33,7 +35,7 @@ PLAIN = FBSVariant(
         fbs_conv_body(PLAIN),
         fbs_conv_depthwise_body(PLAIN, "clip", 12),
         unpack_body(),
-        unpack_add_body("bounded"),
+        unpack_add_body(f"bounded{MEASURED}"),
         linear_body(LinearVariant("relu", half_weight=True)),
         depthwise_conv_body("clip"),
         max_pool_nhwc_body(),

@@ -49,6 +49,27 @@ def test_native_equals_function_body(case, batch):
         np.testing.assert_array_equal(y, reference.open_session(bare, isa).run(None, feeds)[0])
 
 
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("settings", [{}, {"post_shift": True, "kernel": (1, 1)}, {"winners": 40}])
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_layer_given_means_equals_its_body(settings, behind, batch):
+    rng = np.random.default_rng(batch)
+    layer = make_layer(rng, channels=24, **{"winners": 20, "outputs": 40} | settings)
+    x, index = make_input(rng, live=12, channels=24, batch=batch, size=(9, 8))
+    # Not what X's means are: they must be read, not taken.
+    feeds = {"X": x, "I": index, "U": rng.uniform(size=(batch, 12)).astype(np.float32)}
+    after = reference.make_depthwise(rng, 40) if behind else None
+    bare = onnx.load_model_from_string(reference.fbs_model(layer, behind=after, means=True))
+    bare.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    complete = attach_functions(bare).SerializeToString()
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
+    expected_y, expected_j = stock.run(None, feeds)
+    for isa in reference.isa_names():
+        y, j = reference.open_session(complete, isa).run(None, feeds)
+        np.testing.assert_array_equal(j, expected_j)
+        np.testing.assert_allclose(y, expected_y, rtol=0, atol=TOLERANCE * np.abs(expected_y).max())
+
+
 def test_blocks_of_one_are_what_files_without_the_attribute_mean():
     rng = np.random.default_rng(0)
     layer = make_layer(rng, channels=24, outputs=40, winners=20)
@@ -60,11 +81,12 @@ def test_blocks_of_one_are_what_files_without_the_attribute_mean():
 
 
 @pytest.mark.parametrize("lower", [-FLOAT_MAX, 0.0, 0.25])
-def test_native_sum_equals_function_body(lower):
+@pytest.mark.parametrize("means", [False, True])
+def test_native_sum_equals_function_body(lower, means):
     rng = np.random.default_rng(0)
     x, index = make_input(rng, live=9, channels=20, batch=2)
     feeds = {"X": x, "I": index, "Z": rng.normal(size=(*x.shape[:3], 20)).astype(np.float32)}
-    bare = reference.unpack_add_model(20, lower)
+    bare = reference.unpack_add_model(20, lower, means=means)
     complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
     stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
     for isa in reference.isa_names():

@@ -293,6 +293,49 @@ def test_unpack_add(isa, lower, channels):
         np.testing.assert_array_equal(y, np.maximum(z + reference.unpack(x, index, channels), np.float32(lower)))
 
 
+def sum_with_means(rng, channels, size, *, batch=1, lower=0.0, isa="", threads=1):
+    """Y and U of an UnpackAdd that half of the channels go into."""
+    x, index = make_input(rng, live=(channels + 1) // 2, channels=channels, batch=batch, size=size)
+    z = rng.normal(size=(batch, *size, channels)).astype(np.float32)
+    session = reference.open_session(reference.unpack_add_model(channels, lower, means=True), isa, threads)
+    return session.run(None, {"X": x, "I": index, "Z": z})
+
+
+@pytest.mark.parametrize("channels", [1, 4, 5, 16, 33, 130])
+@pytest.mark.parametrize("size", [(1, 1), (3, 1), (3, 4), (9, 9), (57, 61)])
+def test_means_of_a_sum_are_the_same_bits_wherever_they_are_taken(channels, size):
+    for lower in (0.0, -FLOAT_MAX):
+        expected_y, expected_u = sum_with_means(np.random.default_rng(1), channels, size, batch=2, lower=lower)
+        np.testing.assert_allclose(expected_u, np.abs(expected_y).mean(axis=(1, 2), dtype=np.float64), rtol=1e-5)
+        for isa in ISAS:
+            for threads in (1, 3):
+                rng = np.random.default_rng(1)
+                y, u = sum_with_means(rng, channels, size, batch=2, lower=lower, isa=isa, threads=threads)
+                np.testing.assert_array_equal(y, expected_y)
+                np.testing.assert_array_equal(u, expected_u)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [3, 16, 33, 130])
+@pytest.mark.parametrize("shape", [{}, {"post_shift": True, "kernel": (1, 1)}])
+def test_a_layer_that_is_given_means_is_the_one_that_takes_them_to_the_bit(isa, channels, shape):
+    rng = np.random.default_rng(channels)
+    layer = make_layer(rng, channels=channels, outputs=40, winners=17, **shape)
+    for size, batch, threads in [((5, 4), 1, 1), ((31, 33), 2, 3)]:
+        y, u = sum_with_means(rng, channels, size, batch=batch, isa=isa, threads=threads)
+        feeds = {"X": y, "I": np.arange(channels)[None]}
+        given = reference.open_session(reference.fbs_model(layer, means=True), isa, threads).run(None, feeds | {"U": u})
+        taken = reference.open_session(reference.fbs_model(layer), isa, threads).run(None, feeds)
+        for one, other in zip(given, taken, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_means_of_no_pixels_are_no_numbers():
+    y, u = sum_with_means(np.random.default_rng(0), 7, (0, 3))
+    assert y.shape == (1, 0, 3, 7)
+    assert np.isnan(u).all()
+
+
 def test_shapes_may_change_between_runs():
     rng = np.random.default_rng(9)
     layer = make_layer(rng, channels=8, outputs=12, winners=5)

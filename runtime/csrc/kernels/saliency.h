@@ -3,6 +3,7 @@
 #ifndef COMPRESS_KERNELS_SALIENCY_H_
 #define COMPRESS_KERNELS_SALIENCY_H_
 
+#include "kernels/quarters.h"
 #include "kernels/table.h"
 
 namespace {
@@ -56,7 +57,7 @@ template <bool kShifted>
 inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, const float* shift,
                               float* sums) {
   constexpr int kAheadFloats = 2048;
-  for (int i = 0; i < 4 * channels; i += kLanes) store_first(sums + i, zero(), 4 * channels - i);
+  clear_quarters(sums, channels);
   for (int64_t p = 0; p < pixels; p += 4, x += 4 * static_cast<int64_t>(channels)) {
     const int rows = pixels - p < 4 ? static_cast<int>(pixels - p) : 4;
     for (int c = 0; c < channels; c += kLanes) {
@@ -71,11 +72,7 @@ inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, 
       }
     }
   }
-  for (int c = 0; c < channels; c += kLanes) {
-    const int left = channels - c;
-    const auto part = [&](int i) { return load_first(sums + i * channels + c, left); };
-    store_first(sums + c, add(add(part(0), part(1)), add(part(2), part(3))), left);
-  }
+  add_quarters(sums, channels);
 }
 
 // A few channels: sixteen pixels are as many vectors as there are channels, or a multiple, so that sixteen

@@ -76,6 +76,26 @@ struct ConvTask {
   bool begins, ends;
 };
 
+// y[p][c] = x[p][i] where index[i] == c, else 0: x [pixels][k], y [pixels][channels].
+struct UnpackTask {
+  const float* x;
+  int64_t pixels;
+  int32_t k;
+  int32_t channels;
+  // For block b of `lanes` channels, counts[b] inputs from starts[b] on go to where spread[b * lanes …]
+  // points (lane of the input, or -1).
+  const int32_t* starts;
+  const int32_t* counts;
+  const int32_t* spread;
+  // A sum z [pixels][channels], which may be y itself: y = max(y + z, lower), NaN passing through; or null.
+  const float* z;
+  float lower;
+  float* y;
+  // Besides a sum: what KernelTable's abs_sums makes of y where there are more than kFewChannels channels, to
+  // the bit; or null.
+  float* sums;
+};
+
 // One part of an output vector: lane i takes value lanes[i] of `source`, or keeps what it has where lanes[i]
 // < 0. The steps of one vector follow each other; lanes no step fills are 0.
 struct SqueezeStep {
@@ -221,12 +241,7 @@ struct KernelTable {
   // How many of keys[0 … count - 1] are `least` or more; count a multiple of `lanes`.
   int32_t (*count_reaching)(const int32_t* keys, int32_t count, int32_t least);
 
-  // y[p][c] = x[p][i] where index[i] == c, else 0: x [pixels][k], y [pixels][channels]; for block b of
-  // `lanes` channels, counts[b] inputs from starts[b] on go to where spread[b * lanes …] points (lane of the
-  // input, or -1). With a sum z [pixels][channels], which may be y itself: y = max(y + z, lower), NaN passing
-  // through.
-  void (*unpack)(const float* x, int64_t pixels, int32_t k, int32_t channels, const int32_t* starts,
-                 const int32_t* counts, const int32_t* spread, const float* z, float lower, float* y);
+  void (*unpack)(const UnpackTask& task);
 
   // The tiles [first_tile, last_tile).
   void (*depthwise)(const DepthwiseTask& task, int first_tile, int last_tile);

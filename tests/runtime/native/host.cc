@@ -318,6 +318,7 @@ void run_unpack(Random& random, const std::string& number) {
   expect(check_sum(channels, input.dims, summand.dims).empty(), number + ": sum refused");
   expect(!check_sum(channels + 1, input.dims, summand.dims).empty(),
          number + ": sum of other planes accepted");
+  std::vector<float> expected_means;
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
     std::vector<float> y(expected.size(), NAN);
@@ -327,6 +328,24 @@ void run_unpack(Random& random, const std::string& number) {
     compress::unpack(*isa->kernels, channels, input, places, {z.data(), lower}, y.data(), threads);
     for (size_t i = 0; i < y.size(); ++i) {
       expect(y[i] == std::max(expected[i] + z[i], lower), number + " " + isa->name + ": wrong sum");
+    }
+    const std::vector<float> same_sum = y;
+    std::vector<float> means(static_cast<size_t>(samples * channels), 7.0f);
+    compress::unpack(*isa->kernels, channels, input, places, {z.data(), lower, means.data()}, y.data(),
+                     threads);
+    expect(y == same_sum, number + " " + isa->name + ": means change the sum");
+    if (expected_means.empty()) expected_means = means;
+    expect(height == 0 || means == expected_means, number + " " + isa->name + ": other means");
+    for (int64_t i = 0; i < samples * channels; ++i) {
+      double size = 0.0;
+      for (int64_t p = 0; p < height * width; ++p) {
+        const int64_t at = (i / channels * height * width + p) * channels + i % channels;
+        size += std::abs(static_cast<double>(y[static_cast<size_t>(at)]));
+      }
+      size /= static_cast<double>(height * width);
+      expect(
+          height == 0 || std::abs(size - static_cast<double>(means[static_cast<size_t>(i)])) <= 1e-5 * size,
+          number + " " + isa->name + ": wrong mean");
     }
   }
 }

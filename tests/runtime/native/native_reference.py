@@ -154,10 +154,11 @@ def fused(layer, behind, x, index):
     return depthwise_conv(behind, between, j), j
 
 
-def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), types=None, **attributes):
+def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), types=None, means=False, **attributes):
     """A model of one FBSConv node, or of one FBSConvDepthwise with the depthwise convolution `behind`.
 
-    `shape` is X's in the file, `computed` constants become graph inputs, `attributes` override those there are.
+    `shape` is X's in the file, `computed` constants become graph inputs, `means` is one with U, `attributes` override
+    those there are.
     """
     op, names, constants, defaults = "FBSConv", CONSTANTS, layer.constants, layer.attributes()
     if behind is not None:
@@ -181,6 +182,9 @@ def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), t
     ]
     kept = {name: value for name, value in (defaults | attributes).items() if value is not None}
     given = ["X", "I", *(name if name in present else "" for name in names)]
+    if means:
+        given.append("U")
+        inputs.append(helper.make_tensor_value_info("U", TensorProto.FLOAT, [None] * 2))
     while not given[-1]:
         given.pop()
     node = helper.make_node(op, given, ["Y", "J"], domain="compress", **kept)
@@ -283,14 +287,18 @@ def unpack_model(channels):
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
 
 
-def unpack_add_model(channels, lower=-FLOAT_MAX):
-    node = helper.make_node("UnpackAdd", ["X", "I", "Z"], ["Y"], domain="compress", channels=channels, lower=lower)
+def unpack_add_model(channels, lower=-FLOAT_MAX, *, means=False):
+    """A model of one UnpackAdd node; `means`: with U."""
+    attributes = {"channels": channels, "lower": lower}
+    outputs = {"Y": 4, "U": 2} if means else {"Y": 4}
+    node = helper.make_node("UnpackAdd", ["X", "I", "Z"], list(outputs), domain="compress", **attributes)
     inputs = [
         helper.make_tensor_value_info("X", TensorProto.FLOAT, [None] * 4),
         helper.make_tensor_value_info("I", TensorProto.INT64, [None] * 2),
         helper.make_tensor_value_info("Z", TensorProto.FLOAT, [None] * 4),
     ]
-    return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank) for name, rank in outputs.items()]
+    return _model([node], inputs, results, [])
 
 
 def to_nhwc_model(shape=("N", "C", "H", "W")):
