@@ -16,16 +16,17 @@ M-CifarNet, where the loop takes 0.6.
 The bodies work in NCHW between a pair of transposes; ONNX Runtime cancels the pairs of neighbouring layers.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from onnx import FunctionProto, helper, parser
+from onnx import FunctionProto, NodeProto, helper, parser
 
 from exporters import opset
 
 __all__ = [
-    "MEASURED",
     "UNPACK_ADD_ACTIVATIONS",
     "FBSVariant",
+    "SumVariant",
     "depthwise_conv_body",
     "fbs_conv_body",
     "fbs_conv_depthwise_body",
@@ -219,9 +220,9 @@ def fbs_conv_depthwise_body(
     result.node.extend(fbs_conv_body(variant, onnx_opset).node)
     result.node[-1].output[0] = "T"
     names = {"X": "T", "I": "J", "W": "V", "B": "S", "Y": "Y"}
-    for node in depthwise_conv_body(activation, onnx_opset).node:
-        for tensors in (node.input, node.output):
-            tensors[:] = [names.get(name, f"depthwise_{name}") for name in tensors]
+    nodes = depthwise_conv_body(activation, onnx_opset).node
+    _rename(nodes, names, "depthwise_")
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.ref_attr_name == "channels":
                 attribute.CopyFrom(helper.make_attribute(attribute.name, channels))
@@ -257,19 +258,51 @@ UNPACK_ADD_ACTIVATIONS = {
 """How UnpackAdd and Linear bound their sum: by the attribute `lower`, -FLOAT_MAX, 0 or anything else."""
 
 
-MEASURED = "_measured"
-"""Ending of the overload of an UnpackAdd that has U."""
+@dataclass(frozen=True)
+class SumVariant:
+    """The choices in an UnpackAdd body.
+
+    `activation`: one of UNPACK_ADD_ACTIVATIONS. `packed`: there is K. `measured`: there is U.
+    """
+
+    activation: str
+    packed: bool = False
+    measured: bool = False
+
+    @property
+    def overload(self) -> str:
+        """The name that tells this body from the others in one file."""
+        words = ["packed"] if self.packed else []
+        words += ["measured"] if self.measured else []
+        return "_".join([*words, self.activation])
 
 
-def unpack_add_body(overload: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
-    """Returns the UnpackAdd function for one of UNPACK_ADD_ACTIVATIONS, with MEASURED behind it where there is U."""
-    activation = overload.removesuffix(MEASURED)
-    lines = [*_unpack_to("dense"), "sum = Add(Z, dense)", UNPACK_ADD_ACTIVATIONS[activation].format(y="Y")]
-    if overload != activation:
+def unpack_add_body(variant: SumVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+    """Returns the UnpackAdd function for `variant`."""
+    names = [tensor.name for tensor in opset.UNPACK_ADD.inputs if variant.packed or not tensor.optional]
+    summand = "summand" if variant.packed else "Z"
+    lines = [*_unpack_to("dense"), f"sum = Add({summand}, dense)"]
+    lines += [UNPACK_ADD_ACTIVATIONS[variant.activation].format(y="Y")]
+    if variant.measured:
         lines += ["whole = Transpose<perm=[0, 3, 1, 2]>(Y)", "size = Abs(whole)"]
         lines += ["plane_axes = Constant<value_ints=[2, 3]>()", "U = ReduceMean<keepdims=0>(size, plane_axes)"]
-    names = [tensor.name for tensor in opset.UNPACK_ADD.inputs]
-    return function_of(opset.UNPACK_ADD, overload, names, lines, onnx_opset, optional=overload != activation)
+    result = function_of(
+        opset.UNPACK_ADD, variant.overload, names, lines, onnx_opset, optional_outputs=variant.measured
+    )
+    if variant.packed:
+        first = unpack_body(onnx_opset).node
+        _rename(first, {"X": "Z", "I": "K", "Y": "summand"}, "z_")
+        nodes = [*first, *result.node]
+        del result.node[:]
+        result.node.extend(nodes)
+    return result
+
+
+def _rename(nodes: Iterable[NodeProto], names: Mapping[str, str], prefix: str) -> None:
+    """Changes what `nodes` call their tensors: as `names` says, else with `prefix` before."""
+    for node in nodes:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, f"{prefix}{name}") for name in tensors]
 
 
 def unpack_int8_body(onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -566,15 +599,15 @@ def _epilogue(variant: FBSVariant, winners: str, y: str) -> list[str]:
 
 
 def function_of(
-    op: opset.Op, overload: str, inputs: list[str], lines: list[str], onnx_opset: int, *, optional: bool = False
+    op: opset.Op, overload: str, inputs: list[str], lines: list[str], onnx_opset: int, *, optional_outputs: bool = False
 ) -> FunctionProto:
     """Returns an op's local function, its body written as ONNX text, one statement after the other.
 
-    `optional`: it makes the optional outputs too.
+    `optional_outputs`: it makes those too.
     """
     header = f'domain: "{opset.DOMAIN}"' + (f', overload: "{overload}"' if overload else "")
     attributes = f"<{', '.join(attribute.name for attribute in op.attributes)}> " if op.attributes else ""
-    outputs = ", ".join(tensor.name for tensor in op.outputs if optional or not tensor.optional)
+    outputs = ", ".join(tensor.name for tensor in op.outputs if optional_outputs or not tensor.optional)
     body = "\n".join(lines)
     text = (
         f'<{header}, opset_import: ["": {onnx_opset}]>\n'

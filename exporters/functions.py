@@ -4,7 +4,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporters import bodies, opset
-from exporters.bodies import FBSVariant, LinearVariant
+from exporters.bodies import FBSVariant, LinearVariant, SumVariant
 from exporters.errors import ExportError
 from exporters.nodes import attributes_of
 from exporters.sparse_body import sparse_activation, sparse_conv_body
@@ -19,10 +19,7 @@ _PLAIN = {
     opset.UNPACK.name: bodies.unpack_body,
     opset.UNPACK_INT8.name: bodies.unpack_int8_body,
 }
-_BOUNDED = {
-    opset.UNPACK_ADD.name: bodies.unpack_add_body,
-    opset.UNPACK_ADD_INT8.name: bodies.unpack_add_int8_body,
-}
+_BOUNDED = {opset.UNPACK_ADD_INT8.name: bodies.unpack_add_int8_body}
 _CLAMPED = {
     opset.DEPTHWISE_CONV.name: bodies.depthwise_conv_body,
     opset.SPARSE_CONV.name: sparse_conv_body,
@@ -54,11 +51,15 @@ def attach_functions(model: ModelProto) -> ModelProto:
             node.overload = ""
             functions[node.op_type, ""] = _PLAIN[node.op_type](version)
         elif node.op_type in _BOUNDED:
-            node.overload = _bound(node) + (bodies.MEASURED if len(node.output) > 1 else "")
+            node.overload = _bound(node)
             functions[node.op_type, node.overload] = _BOUNDED[node.op_type](node.overload, version)
         elif node.op_type in _CLAMPED:
             node.overload = _clamp(node)
             functions[node.op_type, node.overload] = _CLAMPED[node.op_type](node.overload, version)
+        elif node.op_type == opset.UNPACK_ADD.name:
+            total = SumVariant(_bound(node), packed=len(node.input) > 3, measured=len(node.output) > 1)
+            node.overload = total.overload
+            functions[node.op_type, total.overload] = bodies.unpack_add_body(total, version)
         elif node.op_type == opset.LINEAR.name:
             form = _linear_variant(node, constants)
             node.overload = form.overload

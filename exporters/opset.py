@@ -2,7 +2,8 @@
 
 Exporter passes, function bodies, the inspector and the native library's tests all read this table. Letters in the
 shapes: N samples, H×W input plane, H'×W' output plane, H''×W'' that of a second convolution, C input channels of the
-dense layer, Cx those that exist, K output channels of the dense layer, k winners.
+dense layer, Cx those that exist, K output channels of the dense layer, k winners, l those
+of another layer.
 
 An op is stored in the file both as a node and as an ONNX local function of the same name (`exporters.functions`), so
 that a stock runtime inlines the body while a runtime with the native library takes its own kernel.
@@ -253,12 +254,14 @@ MAX_POOL_NHWC = Op(
 UNPACK_ADD = Op(
     name="UnpackAdd",
     summary=(
-        "A residual sum with its activation: Y = max(Z + Unpack(X, I), lower). U = mean over H, W of |Y|, for the "
+        "A residual sum with its activation: Y = max(Z + Unpack(X, I), lower), where with K Z is "
+        "Unpack(Z, K). U = mean over H, W of |Y|, for the "
         "predictors of the FBSConvs that read Y."
     ),
     inputs=(
         *UNPACK.inputs,
-        Tensor("Z", "float", ("N", "H", "W", "C"), "dense, channels last"),
+        Tensor("Z", "float", ("N", "H", "W", "C|l"), "dense, channels last, or packed as K says"),
+        Tensor("K", "int64", ("N|1", "l"), "place of each channel of a packed Z, ascending", optional=True),
     ),
     outputs=(
         *UNPACK.outputs,
@@ -284,7 +287,7 @@ UNPACK_ADD_INT8 = Op(
         "UnpackAdd on bytes: X stands for x_step * (X - x_zero), Z for z_step * (Z - z_zero), and Y for "
         "y_step * (Y - y_zero), rounded to the nearest and cut to 0 … 255."
     ),
-    inputs=(*UNPACK_INT8.inputs, replace(UNPACK_ADD.inputs[2], type="uint8")),
+    inputs=(*UNPACK_INT8.inputs, Tensor("Z", "uint8", ("N", "H", "W", "C"), "dense, channels last")),
     outputs=UNPACK_INT8.outputs,
     attributes=(
         *UNPACK_ADD.attributes,

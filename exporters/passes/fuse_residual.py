@@ -1,6 +1,7 @@
 """Takes a residual sum of packed planes, and the Relu behind it, into one UnpackAdd.
 
-Relu(z + Unpack(x, i))   becomes   UnpackAdd(x, i, z, lower=0)
+Relu(z + Unpack(x, i))           becomes   UnpackAdd(x, i, z, lower=0)
+UnpackAdd(x, i, Unpack(z, k))    becomes   UnpackAdd(x, i, z, k)
 """
 
 import onnx_graphsurgeon as gs
@@ -8,7 +9,9 @@ import onnx_graphsurgeon as gs
 from exporters import opset
 from exporters.surgery import add_node, constant_value, is_op, only_consumer
 
-__all__ = ["fuse_residual"]
+__all__ = ["fuse_residual", "fuse_summand"]
+
+_SUMMAND = [tensor.name for tensor in opset.UNPACK_ADD.inputs].index("Z")
 
 
 def fuse_residual(graph: gs.Graph) -> int:
@@ -30,6 +33,28 @@ def fuse_residual(graph: gs.Graph) -> int:
                 break
     graph.cleanup().toposort()
     return fused
+
+
+def fuse_summand(graph: gs.Graph) -> int:
+    """Changes `graph`, after `fuse_residual`; returns the number of summands that stay packed.
+
+    1. An UnpackAdd whose dense summand an Unpack gives to it alone: reads the packed one.
+    2. Anything else: left as it is.
+    """
+    fused = sum(_keep_packed(graph, node) for node in graph.nodes)
+    graph.cleanup().toposort()
+    return fused
+
+
+def _keep_packed(graph: gs.Graph, node: gs.Node) -> bool:
+    if not is_op(node, opset.UNPACK_ADD) or len(node.inputs) > _SUMMAND + 1:
+        return False
+    z = node.inputs[_SUMMAND]
+    if only_consumer(graph, z) is None or not z.inputs or not is_op(z.inputs[0], opset.UNPACK):
+        return False
+    node.inputs[_SUMMAND], places = z.inputs[0].inputs
+    node.inputs.append(places)
+    return True
 
 
 def _is_fusible(graph: gs.Graph, dense: gs.Tensor, z: gs.Tensor) -> bool:

@@ -13,7 +13,7 @@ from exporters.passes.fuse_average import fuse_average
 from exporters.passes.fuse_depthwise import fuse_depthwise
 from exporters.passes.fuse_linear import fuse_linear
 from exporters.passes.fuse_max_pool import fuse_max_pool
-from exporters.passes.fuse_residual import fuse_residual
+from exporters.passes.fuse_residual import fuse_residual, fuse_summand
 from exporters.passes.keep_depthwise_packed import keep_depthwise_packed
 from exporters.passes.lay_out_input import lay_out_input
 from exporters.passes.lower_fbs_conv import lower_fbs_conv
@@ -74,7 +74,11 @@ class Onnx:
             *(() if int8 else (lay_out_input, fuse_max_pool)),
             fold_constants,
             *(() if whole_weights else (store_half_predictors,)),
-            *(() if whole_weights or int8 else (store_half_weights, fuse_average, fuse_depthwise, share_means)),
+            *(
+                ()
+                if whole_weights or int8
+                else (store_half_weights, fuse_average, fuse_depthwise, fuse_summand, share_means)
+            ),
             name_tensors,
         )
 

@@ -19,10 +19,12 @@ std::string check_shape(const char* name, const Dims& dims, const Dims& expected
          " it must be " + text(expected);
 }
 
-std::string check_index(const Tensor<int64_t>& index, int64_t samples, int64_t packed, int64_t channels) {
+// `name`: of the index, `of`: of the tensor whose channels it places.
+std::string check_index(const Tensor<int64_t>& index, int64_t samples, int64_t packed, int64_t channels,
+                        const char* name = "I", const char* of = "X") {
   if (index.dims.size() != 2 || index.dims[1] != packed || (index.dims[0] != samples && index.dims[0] != 1)) {
-    return "I has shape " + text(index.dims) + "; X needs [" + integer(samples) + ", " + integer(packed) +
-           "], or one row for all samples: [1, " + integer(packed) + "]";
+    return std::string(name) + " has shape " + text(index.dims) + "; " + of + " needs [" + integer(samples) +
+           ", " + integer(packed) + "], or one row for all samples: [1, " + integer(packed) + "]";
   }
   for (int64_t n = 0; n < index.dims[0]; ++n) {
     int64_t previous = -1;
@@ -32,7 +34,8 @@ std::string check_index(const Tensor<int64_t>& index, int64_t samples, int64_t p
         previous = value;
         continue;
       }
-      const std::string where = "I[" + integer(n) + ", " + integer(i) + "] is " + integer(value);
+      const std::string where =
+          std::string(name) + "[" + integer(n) + ", " + integer(i) + "] is " + integer(value);
       if (value < 0 || value >= channels) {
         return where + "; channels go from 0 to " + integer(channels - 1);
       }
@@ -173,6 +176,14 @@ std::string check_sum(int64_t channels, const Dims& x, const Dims& z) {
   if (z == expected) return "";
   return "Z has shape " + text(z) + "; with X of shape " + text(x) + " and channels " + integer(channels) +
          " it must be " + text(expected);
+}
+
+std::string check_packed_sum(int64_t channels, const Dims& x, const Dims& z, const Tensor<int64_t>& index) {
+  if (z.size() != 4 || z[0] != x[0] || z[1] != x[1] || z[2] != x[2] || z[3] > channels) {
+    return "Z has shape " + text(z) + "; packed, with X of shape " + text(x) +
+           " it must be of as many samples and pixels, with up to channels = " + integer(channels);
+  }
+  return check_index(index, z[0], z[3], channels, "K", "Z");
 }
 
 }  // namespace compress

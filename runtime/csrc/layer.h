@@ -93,6 +93,8 @@ std::string check_means(const Dims& x, const Dims& means);
 std::string check_unpack(int64_t channels, const Dims& x, const Tensor<int64_t>& index);
 // The shape of Z of UnpackAdd, whose X and I have passed check_unpack.
 std::string check_sum(int64_t channels, const Dims& x, const Dims& z);
+// The shape of a packed Z, and K, likewise.
+std::string check_packed_sum(int64_t channels, const Dims& x, const Dims& z, const Tensor<int64_t>& index);
 
 }  // namespace compress
 

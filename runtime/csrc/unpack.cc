@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "plane_means.h"
 #include "scratch.h"
@@ -14,94 +15,92 @@ namespace {
 constexpr int64_t kFloatsPerThread = 1 << 13;
 constexpr int64_t kBytesPerThread = 1 << 14;
 
-// Where packed channels go: for each vector of channels the first packed one, how many follow it, and which
-// one each lane takes (-1: none).
-struct Places {
-  int32_t *starts, *counts, *spread;
-};
+// The places of each sample's channels.
+class PlaceLists {
+ public:
+  PlaceLists(int32_t lanes, int64_t channels, const Tensor<int64_t>& index)
+      : lanes_(lanes),
+        blocks_((channels + lanes - 1) / lanes),
+        index_(index),
+        scratch_(sizeof(int32_t) * static_cast<size_t>(blocks_ * (2 + lanes))) {}
 
-// Calls run(n, first, last, places) for bands [first, last) of each sample's pixels, which begin at multiples
-// of `step`, then behind(n). A thread's band is the one whose inputs are near, where the layer before was
-// divided alike.
-template <typename Run, typename Behind>
-void for_each_band(int32_t lanes, int64_t channels, const Dims& x, const Tensor<int64_t>& index,
-                   int64_t values_per_thread, int64_t step, const Parallel& parallel, const Run& run,
-                   const Behind& behind) {
-  const int64_t samples = x[0];
-  const int64_t pixels = x[1] * x[2];
-  const int64_t steps = (pixels + step - 1) / step;
-  const auto k = static_cast<int32_t>(x[3]);
-  const int64_t blocks = (channels + lanes - 1) / lanes;
-
-  Places places;
-  const auto carve = [&](char* memory) {
-    Carver carver(memory);
-    places.starts = carver.take<int32_t>(blocks);
-    places.counts = carver.take<int32_t>(blocks);
-    places.spread = carver.take<int32_t>(blocks * lanes);
-    return carver.used();
-  };
-  const Scratch scratch(carve(nullptr));
-  carve(scratch.data());
-
-  const int64_t wanted = std::min<int64_t>(parallel.threads(), pixels * channels / values_per_thread);
-  const int64_t items = std::max<int64_t>(std::min(wanted, steps), 1);
-  for (int64_t n = 0; n < samples; ++n) {
-    if (n == 0 || index.dims[0] != 1) {
-      const int64_t* row = index.data + n * k;
-      for (int64_t b = 0, i = 0; b < blocks; ++b) {
-        places.starts[b] = static_cast<int32_t>(i);
-        std::fill_n(places.spread + b * lanes, lanes, -1);
-        for (; i < k && row[i] < (b + 1) * lanes; ++i) {
-          places.spread[row[i]] = static_cast<int32_t>(i) - places.starts[b];
+  // Good until the next call.
+  Places of(int64_t n) {
+    auto* const starts = reinterpret_cast<int32_t*>(scratch_.data());
+    int32_t* const counts = starts + blocks_;
+    int32_t* const spread = counts + blocks_;
+    const int64_t k = index_.dims[1];
+    if (n == 0 || index_.dims[0] != 1) {
+      const int64_t* row = index_.data + n * k;
+      for (int64_t b = 0, i = 0; b < blocks_; ++b) {
+        starts[b] = static_cast<int32_t>(i);
+        std::fill_n(spread + b * lanes_, lanes_, -1);
+        for (; i < k && row[i] < (b + 1) * lanes_; ++i) {
+          spread[row[i]] = static_cast<int32_t>(i) - starts[b];
         }
-        places.counts[b] = static_cast<int32_t>(i) - places.starts[b];
+        counts[b] = static_cast<int32_t>(i) - starts[b];
       }
     }
-    parallel(static_cast<size_t>(items), [&](size_t item) {
-      const auto i = static_cast<int64_t>(item);
-      run(n, steps * i / items * step, std::min(steps * (i + 1) / items * step, pixels), places);
-    });
-    behind(n);
+    return {static_cast<int32_t>(k), starts, counts, spread};
   }
+
+ private:
+  const int64_t lanes_, blocks_;
+  const Tensor<int64_t>& index_;
+  const Scratch scratch_;
+};
+
+// Calls run(first, last) for bands of a plane's pixels, which begin at multiples of `step`. A thread's band
+// is the one whose inputs are near, where the layer before was divided alike.
+template <typename Run>
+void for_each_band(int64_t pixels, int64_t channels, int64_t values_per_thread, int64_t step,
+                   const Parallel& parallel, const Run& run) {
+  const int64_t steps = (pixels + step - 1) / step;
+  const int64_t wanted = std::min<int64_t>(parallel.threads(), pixels * channels / values_per_thread);
+  const int64_t items = std::max<int64_t>(std::min(wanted, steps), 1);
+  parallel(static_cast<size_t>(items), [&](size_t item) {
+    const auto i = static_cast<int64_t>(item);
+    run(steps * i / items * step, std::min(steps * (i + 1) / items * step, pixels));
+  });
 }
 
 }  // namespace
 
 void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x,
             const Tensor<int64_t>& index, const Sum& sum, float* y, const Parallel& parallel) {
-  const int64_t k = x.dims[3], pixels = x.dims[1] * x.dims[2];
+  const int64_t pixels = x.dims[1] * x.dims[2];
   // Part by part where means are taken.
   const bool sums_up = sum.means != nullptr && pixels > 0;
   const int64_t step = sums_up ? sum_pixels(pixels) : 1;
   const Scratch scratch(sums_up ? sizeof(float) * sum_parts(pixels) * part_floats(channels) : 0);
   auto* const partial_sums = reinterpret_cast<float*>(scratch.data());
+  PlaceLists x_places(kernels.lanes, channels, index);
+  std::optional<PlaceLists> z_places;
+  if (sum.z_index != nullptr) z_places.emplace(kernels.lanes, channels, *sum.z_index);
   UnpackTask task = {};
-  task.k = static_cast<int32_t>(k);
   task.channels = static_cast<int32_t>(channels);
   task.lower = sum.lower;
-  const auto run = [&](int64_t n, int64_t first, int64_t last, const Places& places) {
-    UnpackTask part = task;
-    part.starts = places.starts;
-    part.counts = places.counts;
-    part.spread = places.spread;
-    const int64_t size = sums_up ? step : last - first;
-    for (; first < last; first += size) {
-      const int64_t at = n * pixels + first;
-      part.pixels = std::min(size, last - first);
-      part.x = x.data + at * k;
-      part.z = sum.z == nullptr ? nullptr : sum.z + at * channels;
-      part.y = y + at * channels;
-      float* const sums = sums_up ? partial_sums + first / step * part_floats(channels) : nullptr;
-      part.sums = channels > kFewChannels ? sums : nullptr;
-      kernels.unpack(part);
-      if (sums != part.sums) kernels.abs_sums(part.y, part.pixels, part.channels, nullptr, sums);
-    }
-  };
-  const auto behind = [&](int64_t n) {
+  for (int64_t n = 0; n < x.dims[0]; ++n) {
+    task.x_places = x_places.of(n);
+    if (z_places) task.z_places = z_places->of(n);
+    const int64_t z_step = z_places ? task.z_places.k : channels;
+    for_each_band(pixels, channels, kFloatsPerThread, step, parallel, [&](int64_t first, int64_t last) {
+      UnpackTask part = task;
+      const int64_t size = sums_up ? step : last - first;
+      for (; first < last; first += size) {
+        const int64_t at = n * pixels + first;
+        part.pixels = std::min(size, last - first);
+        part.x = x.data + at * task.x_places.k;
+        part.z = sum.z == nullptr ? nullptr : sum.z + at * z_step;
+        part.y = y + at * channels;
+        float* const sums = sums_up ? partial_sums + first / step * part_floats(channels) : nullptr;
+        part.sums = channels > kFewChannels ? sums : nullptr;
+        kernels.unpack(part);
+        if (sums != part.sums) kernels.abs_sums(part.y, part.pixels, part.channels, nullptr, sums);
+      }
+    });
     if (sums_up) finish_means(partial_sums, pixels, channels, sum.means + n * channels);
-  };
-  for_each_band(kernels.lanes, channels, x.dims, index, kFloatsPerThread, step, parallel, run, behind);
+  }
   if (sum.means != nullptr && pixels == 0)
     std::fill_n(sum.means, x.dims[0] * channels, std::numeric_limits<float>::quiet_NaN());
 }
@@ -121,18 +120,22 @@ void unpack_bytes(const KernelTable& kernels, int64_t channels, const Tensor<uin
   task.z_scale = in_steps_of_y(sum.z_scale);
   task.y_zero = static_cast<float>(sum.y_scale.zero);
   task.lower = std::clamp(sum.lower / sum.y_scale.step + task.y_zero, 0.0f, 255.0f);
-  const auto run = [&](int64_t n, int64_t first, int64_t last, const Places& places) {
-    const int64_t at = n * x.dims[1] * x.dims[2] + first;
-    Int8UnpackTask band = task;
-    band.x = x.data + at * task.k;
-    band.z = sum.z == nullptr ? nullptr : sum.z + at * channels;
-    band.pixels = last - first;
-    band.starts = places.starts;
-    band.spread = places.spread;
-    band.y = y + at * channels;
-    kernels.int8.unpack(band);
-  };
-  for_each_band(kernels.lanes, channels, x.dims, index, kBytesPerThread, 1, parallel, run, [](int64_t) {});
+  const int64_t pixels = x.dims[1] * x.dims[2];
+  PlaceLists places(kernels.lanes, channels, index);
+  for (int64_t n = 0; n < x.dims[0]; ++n) {
+    const Places here = places.of(n);
+    for_each_band(pixels, channels, kBytesPerThread, 1, parallel, [&](int64_t first, int64_t last) {
+      const int64_t at = n * pixels + first;
+      Int8UnpackTask band = task;
+      band.x = x.data + at * task.k;
+      band.z = sum.z == nullptr ? nullptr : sum.z + at * channels;
+      band.pixels = last - first;
+      band.starts = here.starts;
+      band.spread = here.spread;
+      band.y = y + at * channels;
+      kernels.int8.unpack(band);
+    });
+  }
 }
 
 }  // namespace compress

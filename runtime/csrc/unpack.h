@@ -17,6 +17,8 @@ struct Sum {
   const float* z;  // [N, H, W, channels]; null: nothing is added, nothing bounded
   float lower;
   float* means = nullptr;  // [N, channels]; null: nobody asks
+  // The places of Z's channels [N or 1, kz], where it is packed: [N, H, W, kz]; null: it is dense.
+  const Tensor<int64_t>* z_index = nullptr;
 };
 
 // y [N, H, W, channels] from inputs that have passed check_unpack. Throws std::bad_alloc.

@@ -76,9 +76,15 @@ OrtStatus* run_unpack(void* kernel, OrtKernelContext* context) {
     const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
     require(check_unpack(self.channels, x.dims, index));
     const Element* z = nullptr;
+    std::optional<Tensor<int64_t>> z_index;
     if (self.adds) {
       const Tensor<Element> summand = input<Element>(self.api, context, 2, "Z");
-      require(check_sum(self.channels, x.dims, summand.dims));
+      if (!kIsBytes<Element> && has_input(self.api, context, 3)) {
+        z_index = input<int64_t>(self.api, context, 3, "K");
+        require(check_packed_sum(self.channels, x.dims, summand.dims, *z_index));
+      } else {
+        require(check_sum(self.channels, x.dims, summand.dims));
+      }
       z = summand.data;
     }
     auto* y = output<Element>(self.api, context, 0, {x.dims[0], x.dims[1], x.dims[2], self.channels});
@@ -88,7 +94,8 @@ OrtStatus* run_unpack(void* kernel, OrtKernelContext* context) {
                    threads.parallel());
     } else {
       auto* means = output_if_any<float>(self.api, context, 1, {x.dims[0], self.channels});
-      unpack(*self.setting.kernels, self.channels, x, index, {z, self.lower, means}, y, threads.parallel());
+      const Sum sum = {z, self.lower, means, z_index ? &*z_index : nullptr};
+      unpack(*self.setting.kernels, self.channels, x, index, sum, y, threads.parallel());
     }
     threads.finish();
   });
@@ -111,11 +118,13 @@ OrtStatus* infer_unpack(const ort::CustomOp*, OrtShapeInferContext* context, con
 template <typename Element, bool kAdds>
 void describe(Op* op) {
   op->name = [](const ort::CustomOp*) { return name_of<Element>(kAdds); };
-  op->input_count = [](const ort::CustomOp*) -> size_t { return kAdds ? 3 : 2; };
+  op->input_count = [](const ort::CustomOp*) -> size_t { return !kAdds ? 2 : kIsBytes<Element> ? 3 : 4; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int {
-    return i == 1 ? ort::kInt64 : kElementType<Element>;
+    return i == 1 || i == 3 ? ort::kInt64 : kElementType<Element>;
   };
-  op->input_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
+  op->input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
+    return i == 3 ? ort::kOptional : ort::kRequired;
+  };
   constexpr bool kMeans = kAdds && !kIsBytes<Element>;
   op->output_count = [](const ort::CustomOp*) -> size_t { return kMeans ? 2 : 1; };
   op->output_characteristic = [](const ort::CustomOp*, size_t i) -> int {

@@ -3,9 +3,9 @@ import pytest
 
 from exporters import opset
 from exporters.bodies import (
-    MEASURED,
     FBSVariant,
     LinearVariant,
+    SumVariant,
     depthwise_conv_body,
     fbs_conv_body,
     fbs_conv_depthwise_body,
@@ -35,7 +35,7 @@ PLAIN = FBSVariant(
         fbs_conv_body(PLAIN),
         fbs_conv_depthwise_body(PLAIN, "clip", 12),
         unpack_body(),
-        unpack_add_body(f"bounded{MEASURED}"),
+        unpack_add_body(SumVariant("bounded", packed=True, measured=True)),
         linear_body(LinearVariant("relu", half_weight=True)),
         depthwise_conv_body("clip"),
         max_pool_nhwc_body(),

@@ -82,11 +82,14 @@ def test_blocks_of_one_are_what_files_without_the_attribute_mean():
 
 @pytest.mark.parametrize("lower", [-FLOAT_MAX, 0.0, 0.25])
 @pytest.mark.parametrize("means", [False, True])
-def test_native_sum_equals_function_body(lower, means):
+@pytest.mark.parametrize("packed", [False, True])
+def test_native_sum_equals_function_body(lower, means, packed):
     rng = np.random.default_rng(0)
     x, index = make_input(rng, live=9, channels=20, batch=2)
     feeds = {"X": x, "I": index, "Z": rng.normal(size=(*x.shape[:3], 20)).astype(np.float32)}
-    bare = reference.unpack_add_model(20, lower, means=means)
+    if packed:
+        feeds["Z"], feeds["K"] = make_input(rng, live=7, channels=20, batch=2, rows=1)
+    bare = reference.unpack_add_model(20, lower, means=means, packed=packed)
     complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
     stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
     for isa in reference.isa_names():

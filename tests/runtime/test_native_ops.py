@@ -293,6 +293,28 @@ def test_unpack_add(isa, lower, channels):
         np.testing.assert_array_equal(y, np.maximum(z + reference.unpack(x, index, channels), np.float32(lower)))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("means", [False, True])
+@pytest.mark.parametrize("channels", [1, 5, 16, 33, 130])
+def test_a_packed_summand_is_the_unpacked_one_to_the_bit(isa, means, channels):
+    rng = np.random.default_rng(channels)
+    dense = reference.open_session(reference.unpack_add_model(channels, 0.25, means=means), isa, 3)
+    packed = reference.open_session(reference.unpack_add_model(channels, 0.25, means=means, packed=True), isa, 3)
+    for live, other, batch, rows in [
+        (channels, 1, 1, 1),
+        ((channels + 1) // 2, channels // 2, 3, 1),
+        (0, channels, 3, 3),
+    ]:
+        for size in [(3, 4), (40, 41)]:
+            x, index = make_input(rng, live=live, channels=channels, batch=batch, size=size)
+            z, places = make_input(rng, live=other, channels=channels, batch=batch, size=size, rows=rows)
+            feeds = {"X": x, "I": index}
+            expected = dense.run(None, feeds | {"Z": reference.unpack(z, places, channels)})
+            found = packed.run(None, feeds | {"Z": z, "K": places})
+            for one, another in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(one, another)
+
+
 def sum_with_means(rng, channels, size, *, batch=1, lower=0.0, isa="", threads=1):
     """Y and U of an UnpackAdd that half of the channels go into."""
     x, index = make_input(rng, live=(channels + 1) // 2, channels=channels, batch=batch, size=size)

@@ -166,6 +166,26 @@ def test_unpack_add_refuses_planes_that_do_not_fit():
         session.run(None, {"X": x, "I": np.array([[0, 8]]), "Z": np.zeros((1, 2, 3, 8), np.float32)})
 
 
+@pytest.mark.parametrize(
+    ("z", "places", "message"),
+    [
+        (
+            np.zeros((1, 2, 2, 2)),
+            [[0, 1]],
+            r"Z has shape \[1, 2, 2, 2\]; packed, with X of shape \[1, 2, 3, 2\] it must",
+        ),
+        (np.zeros((1, 2, 3, 9)), [[*range(9)]], r"with up to channels = 8"),
+        (np.zeros((1, 2, 3, 2)), [[0, 8]], r"K\[0, 1\] is 8; channels go from 0 to 7"),
+        (np.zeros((1, 2, 3, 2)), [[0]], r"K has shape \[1, 1\]; Z needs \[1, 2\]"),
+    ],
+)
+def test_unpack_add_refuses_packed_planes_that_do_not_fit(z, places, message):
+    session = reference.open_session(reference.unpack_add_model(8, packed=True))
+    feeds = {"X": np.zeros((1, 2, 3, 2), np.float32), "I": np.array([[0, 7]])}
+    with pytest.raises(Exception, match=f"UnpackAdd: .*{message}"):
+        session.run(None, feeds | {"Z": z.astype(np.float32), "K": np.array(places)})
+
+
 @pytest.mark.parametrize("channels", [0, -1, 2**40])
 def test_unpack_refuses_a_number_of_channels(channels):
     x, index = np.zeros((1, 2, 2, 0), np.float32), np.zeros((1, 0), np.int64)

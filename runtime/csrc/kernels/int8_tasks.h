@@ -58,7 +58,7 @@ struct Int8PackTask {
 // y[p][c] = to_uint8(clamp((x[p][i] - x_zero) * x_scale + (z[p][c] - z_zero) * z_scale + y_zero, lower, 255))
 // where i is the input of channel c; where c has none, the first product is 0. Every operation is rounded by
 // itself, so every instruction set gives the same numbers; the last one to the nearest, ties to even.
-//   x [pixels][k], y and z [pixels][channels]; starts and spread as KernelTable::unpack has them.
+//   x [pixels][k], y and z [pixels][channels]; starts and spread as Places has them.
 struct Int8UnpackTask {
   const uint8_t* x;
   const uint8_t* x_end;  // it may be read up to here

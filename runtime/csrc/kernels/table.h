@@ -76,19 +76,25 @@ struct ConvTask {
   bool begins, ends;
 };
 
-// y[p][c] = x[p][i] where index[i] == c, else 0: x [pixels][k], y [pixels][channels].
-struct UnpackTask {
-  const float* x;
-  int64_t pixels;
+// Where packed channels, k a pixel, go among all: for block b of `lanes` channels, counts[b] of them from
+// starts[b] on go to where spread[b * lanes …] points (lane of the packed one, or -1).
+struct Places {
   int32_t k;
-  int32_t channels;
-  // For block b of `lanes` channels, counts[b] inputs from starts[b] on go to where spread[b * lanes …]
-  // points (lane of the input, or -1).
   const int32_t* starts;
   const int32_t* counts;
   const int32_t* spread;
-  // A sum z [pixels][channels], which may be y itself: y = max(y + z, lower), NaN passing through; or null.
+};
+
+// y[p][c] = x[p][i] where channel i of x goes to c, else 0: x [pixels][k], y [pixels][channels].
+struct UnpackTask {
+  const float* x;
+  Places x_places;
+  int64_t pixels;
+  int32_t channels;
+  // A sum: y = max(y + z, lower), NaN passing through. z is [pixels][channels], and may be y itself, or
+  // packed where z_places has starts; null: no sum.
   const float* z;
+  Places z_places;
   float lower;
   float* y;
   // Besides a sum: what KernelTable's abs_sums makes of y where there are more than kFewChannels channels, to

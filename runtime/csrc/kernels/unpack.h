@@ -7,9 +7,18 @@
 
 namespace {
 
+using compress::Places;
 using compress::UnpackTask;
 
-template <bool kSum, bool kMeans>
+// Block b of one pixel's channels.
+inline Vec unpack_block(const float* pixel, const Places& places, int b) {
+  const Vec packed = load_first(pixel + places.starts[b], places.counts[b]);
+  return take(zero(), packed, load_lanes(places.spread + b * kLanes));
+}
+
+enum class Summand { kNone, kDense, kPacked };
+
+template <Summand kSummand, bool kMeans>
 inline void unpack_pixels(const UnpackTask& task) {
   constexpr float kHighest = __builtin_inff();
   const Vec lowest = broadcast(&task.lower);
@@ -18,27 +27,37 @@ inline void unpack_pixels(const UnpackTask& task) {
   float* y = task.y;
   const int channels = task.channels;
   if constexpr (kMeans) clear_quarters(task.sums, channels);
-  for (int64_t p = 0; p < task.pixels; ++p, x += task.k, y += channels) {
+  const int z_step = kSummand == Summand::kPacked ? task.z_places.k : channels;
+  for (int64_t p = 0; p < task.pixels; ++p, x += task.x_places.k, y += channels) {
     float* const sums = kMeans ? task.sums + p % 4 * channels : nullptr;
     for (int b = 0, c = 0; c < channels; ++b, c += kLanes) {
       const int left = channels - c;
-      Vec value =
-          take(zero(), load_first(x + task.starts[b], task.counts[b]), load_lanes(task.spread + b * kLanes));
-      if constexpr (kSum) value = clamp(add(load_first(z + c, left), value), lowest, highest);
+      Vec value = unpack_block(x, task.x_places, b);
+      if constexpr (kSummand != Summand::kNone) {
+        const bool packed = kSummand == Summand::kPacked;
+        const Vec summand = packed ? unpack_block(z, task.z_places, b) : load_first(z + c, left);
+        value = clamp(add(summand, value), lowest, highest);
+      }
       store_first(y + c, value, left);
       if constexpr (kMeans) {
         store_first(sums + c, add(load_first(sums + c, left), absolute(value)), left);
       }
     }
-    if constexpr (kSum) z += channels;
+    if constexpr (kSummand != Summand::kNone) z += z_step;
   }
   if constexpr (kMeans) add_quarters(task.sums, channels);
 }
 
+template <Summand kSummand>
+void add_unpacked(const UnpackTask& task) {
+  if (task.sums == nullptr) return unpack_pixels<kSummand, false>(task);
+  unpack_pixels<kSummand, true>(task);
+}
+
 void unpack(const UnpackTask& task) {
-  if (task.z == nullptr) return unpack_pixels<false, false>(task);
-  if (task.sums == nullptr) return unpack_pixels<true, false>(task);
-  unpack_pixels<true, true>(task);
+  if (task.z == nullptr) return unpack_pixels<Summand::kNone, false>(task);
+  if (task.z_places.starts == nullptr) return add_unpacked<Summand::kDense>(task);
+  add_unpacked<Summand::kPacked>(task);
 }
 
 }  // namespace

@@ -334,6 +334,18 @@ void run_unpack(Random& random, const std::string& number) {
     compress::unpack(*isa->kernels, channels, input, places, {z.data(), lower, means.data()}, y.data(),
                      threads);
     expect(y == same_sum, number + " " + isa->name + ": means change the sum");
+    const std::vector<float> packed_z = random.floats(samples * height * width * live);
+    std::vector<float> dense_z(expected.size()), packed_y(expected.size(), NAN),
+        dense_y(expected.size(), NAN);
+    const Tensor<float> packed = {packed_z.data(), input.dims};
+    compress::unpack(*isa->kernels, channels, packed, places, {nullptr, 0.0f}, dense_z.data(), threads);
+    compress::unpack(*isa->kernels, channels, input, places, {dense_z.data(), lower}, dense_y.data(),
+                     threads);
+    expect(compress::check_packed_sum(channels, input.dims, packed.dims, places).empty(),
+           number + ": packed sum refused");
+    compress::unpack(*isa->kernels, channels, input, places, {packed_z.data(), lower, nullptr, &places},
+                     packed_y.data(), threads);
+    expect(packed_y == dense_y, number + " " + isa->name + ": wrong sum of a packed summand");
     if (expected_means.empty()) expected_means = means;
     expect(height == 0 || means == expected_means, number + " " + isa->name + ": other means");
     for (int64_t i = 0; i < samples * channels; ++i) {

@@ -287,16 +287,18 @@ def unpack_model(channels):
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)], [])
 
 
-def unpack_add_model(channels, lower=-FLOAT_MAX, *, means=False):
-    """A model of one UnpackAdd node; `means`: with U."""
+def unpack_add_model(channels, lower=-FLOAT_MAX, *, means=False, packed=False):
+    """A model of one UnpackAdd node; `means`: with U, `packed`: with K."""
     attributes = {"channels": channels, "lower": lower}
     outputs = {"Y": 4, "U": 2} if means else {"Y": 4}
-    node = helper.make_node("UnpackAdd", ["X", "I", "Z"], list(outputs), domain="compress", **attributes)
+    names = ["X", "I", "Z", "K"] if packed else ["X", "I", "Z"]
+    node = helper.make_node("UnpackAdd", names, list(outputs), domain="compress", **attributes)
     inputs = [
         helper.make_tensor_value_info("X", TensorProto.FLOAT, [None] * 4),
         helper.make_tensor_value_info("I", TensorProto.INT64, [None] * 2),
         helper.make_tensor_value_info("Z", TensorProto.FLOAT, [None] * 4),
     ]
+    inputs += [helper.make_tensor_value_info("K", TensorProto.INT64, [None] * 2)] if packed else []
     results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank) for name, rank in outputs.items()]
     return _model([node], inputs, results, [])
 
