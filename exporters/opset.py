@@ -254,9 +254,8 @@ MAX_POOL_NHWC = Op(
 UNPACK_ADD = Op(
     name="UnpackAdd",
     summary=(
-        "A residual sum with its activation: Y = max(Z + Unpack(X, I), lower), where with K Z is "
-        "Unpack(Z, K). U = mean over H, W of |Y|, for the "
-        "predictors of the FBSConvs that read Y."
+        "A residual sum with its activation: Y = max(Z + Unpack(X, I), lower), with K max(Unpack(Z, K) + Unpack(X, I), "
+        "lower). U = mean over H, W of |Y|, for the predictors of the FBSConvs that read Y."
     ),
     inputs=(
         *UNPACK.inputs,

@@ -91,8 +91,8 @@ struct UnpackTask {
   Places x_places;
   int64_t pixels;
   int32_t channels;
-  // A sum: y = max(y + z, lower), NaN passing through. z is [pixels][channels], and may be y itself, or
-  // packed where z_places has starts; null: no sum.
+  // A sum: y = max(y + z, lower), NaN passing through. z is packed where z_places has starts, else
+  // [pixels][channels], and may be y itself; or null: no sum.
   const float* z;
   Places z_places;
   float lower;

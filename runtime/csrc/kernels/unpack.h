@@ -55,9 +55,9 @@ void add_unpacked(const UnpackTask& task) {
 }
 
 void unpack(const UnpackTask& task) {
-  if (task.z == nullptr) return unpack_pixels<Summand::kNone, false>(task);
-  if (task.z_places.starts == nullptr) return add_unpacked<Summand::kDense>(task);
-  add_unpacked<Summand::kPacked>(task);
+  if (task.z_places.starts != nullptr) return add_unpacked<Summand::kPacked>(task);
+  if (task.z != nullptr) return add_unpacked<Summand::kDense>(task);
+  unpack_pixels<Summand::kNone, false>(task);
 }
 
 }  // namespace

@@ -346,6 +346,14 @@ void run_unpack(Random& random, const std::string& number) {
     compress::unpack(*isa->kernels, channels, input, places, {packed_z.data(), lower, nullptr, &places},
                      packed_y.data(), threads);
     expect(packed_y == dense_y, number + " " + isa->name + ": wrong sum of a packed summand");
+    const std::vector<int64_t> none(1);
+    const Tensor<int64_t> no_places = {none.data(), {1, 0}};
+    compress::unpack(*isa->kernels, channels, input, places, {nullptr, lower, nullptr, &no_places},
+                     packed_y.data(), threads);
+    for (size_t i = 0; i < y.size(); ++i) {
+      expect(packed_y[i] == std::max(expected[i], lower),
+             number + " " + isa->name + ": wrong sum of nothing");
+    }
     if (expected_means.empty()) expected_means = means;
     expect(height == 0 || means == expected_means, number + " " + isa->name + ": other means");
     for (int64_t i = 0; i < samples * channels; ++i) {
