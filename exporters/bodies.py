@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _CONV = "Conv<strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations>"
+_PLANE_AXES = "plane_axes = Constant<value_ints=[2, 3]>()"
 _MINUS_ONE = "minus_one = Constant<value_ints=[-1]>()"
 _TO_NCHW = "planes = Transpose<perm=[0, 3, 1, 2]>(X)"
 _AVERAGE_TO_NCHW = """
@@ -284,8 +285,7 @@ def unpack_add_body(variant: SumVariant, onnx_opset: int = opset.ONNX_OPSET) -> 
     lines = [*_unpack_to("dense"), f"sum = Add({summand}, dense)"]
     lines += [UNPACK_ADD_ACTIVATIONS[variant.activation].format(y="Y")]
     if variant.measured:
-        lines += ["whole = Transpose<perm=[0, 3, 1, 2]>(Y)", "size = Abs(whole)"]
-        lines += ["plane_axes = Constant<value_ints=[2, 3]>()", "U = ReduceMean<keepdims=0>(size, plane_axes)"]
+        lines += ["whole = Transpose<perm=[0, 3, 1, 2]>(Y)", _PLANE_AXES, *_mean_size("whole", "U")]
     result = function_of(
         opset.UNPACK_ADD, variant.overload, names, lines, onnx_opset, optional_outputs=variant.measured
     )
@@ -441,7 +441,7 @@ def _loop(variant: FBSVariant) -> list[str]:
 
 def _constants(variant: FBSVariant) -> list[str]:
     """What depends on weights and attributes alone: a runtime computes it once, at load."""
-    lines = ["plane_axes = Constant<value_ints=[2, 3]>()", "outputs = Size(R)"]
+    lines = [_PLANE_AXES, "outputs = Size(R)"]
     if variant.half:
         lines += ["predictor = Cast<to=1>(A)"]
     if variant.left_out:
@@ -498,14 +498,15 @@ def _saliency(variant: FBSVariant, x: str, means: str) -> list[str]:
         live = "E" if variant.dense_input else "left_out"
         lines += [] if variant.dense_input else ["left_out = Gather(E, i)"]
         lines += [f"left_out_planes = Unsqueeze({live}, plane_axes_of_channels)", f"moved = Add({x}, left_out_planes)"]
-        lines += ["size = Abs(moved)", "whole_mean = ReduceMean<keepdims=0>(size, plane_axes)"]
-        lines += [f"left_out_size = Abs({live})", "mean = Sub(whole_mean, left_out_size)"]
+        lines += [
+            *_mean_size("moved", "whole_mean"),
+            f"left_out_size = Abs({live})",
+            "mean = Sub(whole_mean, left_out_size)",
+        ]
         shift = "whole_shift"
-    elif variant.measured:
-        lines += [f"mean = Identity({means})"]
-    else:
-        lines += [f"size = Abs({x})", "mean = ReduceMean<keepdims=0>(size, plane_axes)"]
-    lines += [f"raw = Gemm(mean, {weights}, {shift})"]
+    elif not variant.measured:
+        lines += _mean_size(x, "mean")
+    lines += [f"raw = Gemm({means if variant.measured else 'mean'}, {weights}, {shift})"]
     if not variant.normalize:
         return [*lines, "s = LeakyRelu<alpha: float = @saliency_slope>(raw)"]
     return [
@@ -520,6 +521,11 @@ def _saliency(variant: FBSVariant, x: str, means: str) -> list[str]:
         "factor = Div(outputs_float, divisor)",
         "s = Mul(leaky, factor)",
     ]
+
+
+def _mean_size(planes: str, means: str) -> list[str]:
+    """The mean absolute value of each of `planes` (N, C, H, W)."""
+    return [f"size = Abs({planes})", f"{means} = ReduceMean<keepdims=0>(size, plane_axes)"]
 
 
 def _winners(variant: FBSVariant, winners: str) -> list[str]:

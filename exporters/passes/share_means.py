@@ -7,7 +7,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from exporters import opset
-from exporters.surgery import fresh_name, is_op
+from exporters.surgery import fresh_name, is_op, maker
 
 __all__ = ["share_means"]
 
@@ -19,20 +19,20 @@ def share_means(graph: gs.Graph) -> int:
        that read one sum share one U.
     2. Anything else: left as it is.
     """
-    return sum(_share(layer, graph) for layer in graph.nodes)
+    return sum(_share(graph, layer) for layer in graph.nodes)
 
 
-def _share(layer: gs.Node, graph: gs.Graph) -> bool:
+def _share(graph: gs.Graph, layer: gs.Node) -> bool:
     op = next((op for op in (opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE) if is_op(layer, op)), None)
-    planes = layer.inputs[0] if op is not None else None
-    if op is None or planes is None or not planes.inputs or not is_op(planes.inputs[0], opset.UNPACK_ADD):
+    total = maker(layer)
+    if op is None or total is None or not is_op(total, opset.UNPACK_ADD):
         return False
     given = dict(zip([tensor.name for tensor in op.inputs], layer.inputs, strict=False))
     if "U" in given or not given.get("E", gs.Variable.empty()).is_empty():
         return False
-    (total,) = planes.inputs
     if len(total.outputs) == 1:
-        shape = None if planes.shape is None else [planes.shape[0], planes.shape[3]]
+        planes = layer.inputs[0].shape
+        shape = None if planes is None else [planes[0], planes[3]]
         total.outputs.append(gs.Variable(fresh_name(graph, total.name), np.float32, shape))
     absent = [gs.Variable.empty() for _ in op.inputs[len(layer.inputs) : -1]]
     layer.inputs.extend([*absent, total.outputs[1]])

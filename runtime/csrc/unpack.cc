@@ -19,35 +19,40 @@ constexpr int64_t kBytesPerThread = 1 << 14;
 class PlaceLists {
  public:
   PlaceLists(int32_t lanes, int64_t channels, const Tensor<int64_t>& index)
-      : lanes_(lanes),
-        blocks_((channels + lanes - 1) / lanes),
-        index_(index),
-        scratch_(sizeof(int32_t) * static_cast<size_t>(blocks_ * (2 + lanes))) {}
+      : lanes_(lanes), blocks_((channels + lanes - 1) / lanes), index_(index), scratch_(carve(nullptr)) {
+    carve(scratch_.data());
+  }
 
   // Good until the next call.
   Places of(int64_t n) {
-    auto* const starts = reinterpret_cast<int32_t*>(scratch_.data());
-    int32_t* const counts = starts + blocks_;
-    int32_t* const spread = counts + blocks_;
     const int64_t k = index_.dims[1];
     if (n == 0 || index_.dims[0] != 1) {
       const int64_t* row = index_.data + n * k;
       for (int64_t b = 0, i = 0; b < blocks_; ++b) {
-        starts[b] = static_cast<int32_t>(i);
-        std::fill_n(spread + b * lanes_, lanes_, -1);
+        starts_[b] = static_cast<int32_t>(i);
+        std::fill_n(spread_ + b * lanes_, lanes_, -1);
         for (; i < k && row[i] < (b + 1) * lanes_; ++i) {
-          spread[row[i]] = static_cast<int32_t>(i) - starts[b];
+          spread_[row[i]] = static_cast<int32_t>(i) - starts_[b];
         }
-        counts[b] = static_cast<int32_t>(i) - starts[b];
+        counts_[b] = static_cast<int32_t>(i) - starts_[b];
       }
     }
-    return {static_cast<int32_t>(k), starts, counts, spread};
+    return {static_cast<int32_t>(k), starts_, counts_, spread_};
   }
 
  private:
+  size_t carve(char* memory) {
+    Carver carver(memory);
+    starts_ = carver.take<int32_t>(blocks_);
+    counts_ = carver.take<int32_t>(blocks_);
+    spread_ = carver.take<int32_t>(blocks_ * lanes_);
+    return carver.used();
+  }
+
   const int64_t lanes_, blocks_;
   const Tensor<int64_t>& index_;
-  const Scratch scratch_;
+  int32_t *starts_, *counts_, *spread_;
+  const Scratch scratch_;  // last: it is as large as the others say
 };
 
 // Calls run(first, last) for bands of a plane's pixels, which begin at multiples of `step`. A thread's band
