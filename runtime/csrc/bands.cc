@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kBandedPixels = 512;
 
 // A band's memory stays in the second cache level, beside weights and what is read and written.
-constexpr int64_t kBandBytes = 64 << 10;
+constexpr int64_t kBandBytes = 128 << 10;
 
 // Rows of the input that the outputs [first, last) of an axis need, within the input.
 struct Needed {

@@ -21,8 +21,11 @@ struct Stretch {
 
 // The rows of a vector of weights that the inputs select, for every segment.
 void FbsConv::list_rows(const Work& work) const {
-  for (int32_t c = 0, r = 0; c < work.channels; ++c) {
-    for (int32_t t = 0; t < taps_; ++t) work.weight_rows[r++] = weights_.line_of(work.live[c], t);
+  int32_t* rows = work.weight_rows;
+  const int32_t channel_step = weights_.line_of(1, 0), tap_step = weights_.line_of(0, 1);
+  for (int32_t c = 0; c < work.channels; ++c) {
+    int32_t row = work.live[c] * channel_step;
+    for (int32_t t = 0; t < taps_; ++t, row += tap_step) *rows++ = row;
   }
 }
 

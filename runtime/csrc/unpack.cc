@@ -55,17 +55,26 @@ class PlaceLists {
   const Scratch scratch_;  // last: it is as large as the others say
 };
 
-// Calls run(first, last) for bands of a plane's pixels, which begin at multiples of `step`. A thread's band
-// is the one whose inputs are near, where the layer before was divided alike.
+// What one thread writes: some pixels, and of each some blocks of channels.
+struct Part {
+  int64_t first, last;
+  int64_t first_block, last_block;
+};
+
+// Calls run(part) for all parts of a plane, whose pixels begin at multiples of `step`. A thread's band of
+// pixels is the one whose inputs are near, where the layer before was divided alike. Where a plane has too
+// few steps for all threads, they divide its blocks of channels too.
 template <typename Run>
-void for_each_band(int64_t pixels, int64_t channels, int64_t values_per_thread, int64_t step,
+void for_each_part(int64_t pixels, int64_t channels, int64_t blocks, int64_t values_per_thread, int64_t step,
                    const Parallel& parallel, const Run& run) {
   const int64_t steps = (pixels + step - 1) / step;
-  const int64_t wanted = std::min<int64_t>(parallel.threads(), pixels * channels / values_per_thread);
-  const int64_t items = std::max<int64_t>(std::min(wanted, steps), 1);
-  parallel(static_cast<size_t>(items), [&](size_t item) {
-    const auto i = static_cast<int64_t>(item);
-    run(steps * i / items * step, std::min(steps * (i + 1) / items * step, pixels));
+  const int64_t wanted = std::clamp<int64_t>(pixels * channels / values_per_thread, 1, parallel.threads());
+  const int64_t bands = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(steps, 1));
+  const int64_t columns = std::clamp<int64_t>(wanted / bands, 1, blocks);
+  parallel(static_cast<size_t>(bands * columns), [&](size_t item) {
+    const auto band = static_cast<int64_t>(item) / columns, column = static_cast<int64_t>(item) % columns;
+    run(Part{steps * band / bands * step, std::min(steps * (band + 1) / bands * step, pixels),
+             blocks * column / columns, blocks * (column + 1) / columns});
   });
 }
 
@@ -82,6 +91,7 @@ void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x
   PlaceLists x_places(kernels.lanes, channels, index);
   std::optional<PlaceLists> z_places;
   if (sum.z_index != nullptr) z_places.emplace(kernels.lanes, channels, *sum.z_index);
+  const int64_t blocks = (channels + kernels.lanes - 1) / kernels.lanes;
   UnpackTask task = {};
   task.channels = static_cast<int32_t>(channels);
   task.lower = sum.lower;
@@ -89,19 +99,21 @@ void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x
     task.x_places = x_places.of(n);
     if (z_places) task.z_places = z_places->of(n);
     const int64_t z_step = z_places ? task.z_places.k : channels;
-    for_each_band(pixels, channels, kFloatsPerThread, step, parallel, [&](int64_t first, int64_t last) {
-      UnpackTask part = task;
-      const int64_t size = sums_up ? step : last - first;
-      for (; first < last; first += size) {
+    for_each_part(pixels, channels, blocks, kFloatsPerThread, step, parallel, [&](const Part& part) {
+      UnpackTask own = task;
+      own.first = static_cast<int32_t>(part.first_block * kernels.lanes);
+      own.last = static_cast<int32_t>(std::min(part.last_block * kernels.lanes, channels));
+      const int64_t size = sums_up ? step : part.last - part.first;
+      for (int64_t first = part.first; first < part.last; first += size) {
         const int64_t at = n * pixels + first;
-        part.pixels = std::min(size, last - first);
-        part.x = x.data + at * task.x_places.k;
-        part.z = sum.z == nullptr ? nullptr : sum.z + at * z_step;
-        part.y = y + at * channels;
+        own.pixels = std::min(size, part.last - first);
+        own.x = x.data + at * task.x_places.k;
+        own.z = sum.z == nullptr ? nullptr : sum.z + at * z_step;
+        own.y = y + at * channels;
         float* const sums = sums_up ? partial_sums + first / step * part_floats(channels) : nullptr;
-        part.sums = channels > kFewChannels ? sums : nullptr;
-        kernels.unpack(part);
-        if (sums != part.sums) kernels.abs_sums(part.y, part.pixels, part.channels, nullptr, sums);
+        own.sums = channels > kFewChannels ? sums : nullptr;
+        kernels.unpack(own);
+        if (sums != own.sums) kernels.abs_sums(own.y, own.pixels, own.channels, nullptr, sums);
       }
     });
     if (sums_up) finish_means(partial_sums, pixels, channels, sum.means + n * channels);
@@ -129,12 +141,12 @@ void unpack_bytes(const KernelTable& kernels, int64_t channels, const Tensor<uin
   PlaceLists places(kernels.lanes, channels, index);
   for (int64_t n = 0; n < x.dims[0]; ++n) {
     const Places here = places.of(n);
-    for_each_band(pixels, channels, kBytesPerThread, 1, parallel, [&](int64_t first, int64_t last) {
-      const int64_t at = n * pixels + first;
+    for_each_part(pixels, channels, 1, kBytesPerThread, 1, parallel, [&](const Part& part) {
+      const int64_t at = n * pixels + part.first;
       Int8UnpackTask band = task;
       band.x = x.data + at * task.k;
       band.z = sum.z == nullptr ? nullptr : sum.z + at * channels;
-      band.pixels = last - first;
+      band.pixels = part.last - part.first;
       band.starts = here.starts;
       band.spread = here.spread;
       band.y = y + at * channels;

@@ -14,12 +14,10 @@ using compress::kLineFloats;
 using compress::Region;
 using compress::Run;
 
-// Where one tile reads and writes.
-struct Tile {
-  const float* x[kMaxTile];  // each pixel's input at the region's first valid tap, first channel
-  float* y[kMaxTile];        // each pixel's output, first lane of the first vector
-  const float* w;            // first vector's weights
-  float* sums;               // of ConvTask's sums this tile's
+// Where one tile reads and writes; its y are first lanes of the first vector.
+struct Tile : PixelTile {
+  const float* w;  // first vector's weights
+  float* sums;     // of ConvTask's sums this tile's
 };
 
 // Few sums in flight cannot hide the latency of a fused multiply-add, so a small tile spreads its rows over
@@ -48,8 +46,8 @@ inline void apply_epilogue(const compress::Epilogue& epilogue, int first_output,
   }
 }
 
-template <int kVectors, int kPixels>
-inline void store_tile(const ConvTask& task, const Tile& tile, int first_output,
+template <int kVectors, int kPixels, typename Pixels>
+inline void store_tile(const ConvTask& task, const Pixels& y, int first_output,
                        Vec (&sums)[kPixels][kVectors]) {
   const int left = task.k - first_output;
   if (!task.raw) apply_epilogue<kVectors, kPixels>(task.epilogue, first_output, sums);
@@ -58,24 +56,24 @@ inline void store_tile(const ConvTask& task, const Tile& tile, int first_output,
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       if (left >= (v + 1) * kLanes) {
-        store(tile.y[p] + v * kLanes, sums[p][v]);
+        store(y.at(p) + v * kLanes, sums[p][v]);
       } else {
-        store_first(tile.y[p] + v * kLanes, sums[p][v], left - v * kLanes);
+        store_first(y.at(p) + v * kLanes, sums[p][v], left - v * kLanes);
       }
     }
   }
 }
 
 // sums[p][v] += x[p][offset] * row, for one row of weights.
-template <int kVectors, int kPixels>
-inline __attribute__((always_inline)) void add_row(const float* const* x, int64_t offset, const float* row,
+template <int kVectors, int kPixels, typename Pixels>
+inline __attribute__((always_inline)) void add_row(const Pixels& x, int64_t offset, const float* row,
                                                    int64_t vector_stride, Vec (&sums)[kPixels][kVectors]) {
   Vec w[kVectors];
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) w[v] = load(row + v * vector_stride);
 #pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
-    const Vec value = broadcast(x[p] + offset);
+    const Vec value = broadcast(x.at(p) + offset);
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sums[p][v] = mul_add(value, w[v], sums[p][v]);
   }
@@ -117,40 +115,38 @@ inline void copy_line(float* to, const float* from, int64_t left) {
   }
 }
 
-// sums[p][v] += the products of the channels [offset, end) of x[p], weights in order from `row`. While a line
-// of each pixel is worked on, the next one is copied, one pixel a channel: it comes from far away. `lines`,
+// sums[p][v] += the products of `count` channels of each pixel, weights in order from `row`. While a line of
+// each pixel is worked on, the next one is copied, one pixel a channel: it comes from far away. `lines`,
 // `found` of them, are asked for meanwhile.
-template <int kVectors, int kPixels, int kPartial>
-inline __attribute__((always_inline)) void add_near_rows(const float* const* x, int64_t offset, int64_t end,
-                                                         const float* row, int64_t vector_stride,
-                                                         const float* source, const int32_t* lines,
-                                                         int64_t found,
+template <int kVectors, int kPixels, int kPartial, typename Pixels>
+inline __attribute__((always_inline)) void add_near_rows(Pixels x, int64_t count, const float* row,
+                                                         int64_t vector_stride, const float* source,
+                                                         const int32_t* lines, int64_t found,
                                                          Vec (&sums)[kPartial][kPixels][kVectors]) {
   static_assert(kMaxTile <= kLineFloats, "a channel copies one pixel");
   alignas(64) float copies[2][kPixels][kLineFloats];
-  for (int p = 0; p < kPixels; ++p) copy_line(copies[0][p], x[p] + offset, end - offset);
-  for (int turn = 0; offset < end; turn ^= 1, offset += kLineFloats, row += kLineFloats * kLanes) {
-    const float* near[kPixels];
-#pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) near[p] = copies[turn][p];
-    const int64_t next = offset + kLineFloats;
+  for (int p = 0; p < kPixels; ++p) copy_line(copies[0][p], x.at(p), count);
+  for (int turn = 0; count > 0; turn ^= 1, count -= kLineFloats, row += kLineFloats * kLanes) {
+    const float* const copied = copies[turn][0];
+    const EvenPixels<const float, kPixels> near(&copied, kLineFloats);
+    x.move(kLineFloats);
     const auto add = [&](int c, int s) __attribute__((always_inline)) {
       if (found > 0) __builtin_prefetch(source + *lines++, 0, 2);
       --found;
       add_row<kVectors, kPixels>(near, c, row + c * kLanes, vector_stride, sums[s]);
-      if (c < kPixels && next < end) copy_line(copies[turn ^ 1][c], x[c] + next, end - next);
+      if (c < kPixels && count > kLineFloats) copy_line(copies[turn ^ 1][c], x.at(c), count - kLineFloats);
     };
-    const int count = next <= end ? kLineFloats : static_cast<int>(end - offset);
+    const int here = count >= kLineFloats ? kLineFloats : static_cast<int>(count);
     int c = 0;
-    for (; c + kPartial <= count; c += kPartial) {
+    for (; c + kPartial <= here; c += kPartial) {
 #pragma GCC unroll 4
       for (int s = 0; s < kPartial; ++s) add(c + s, s);
     }
-    for (; c < count; ++c) add(c, 0);
+    for (; c < here; ++c) add(c, 0);
   }
 }
 
-template <int kVectors, int kPixels, Rows kRows>
+template <int kVectors, int kPixels, Rows kRows, template <typename, int> class Pixels>
 void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int first_output) {
   constexpr int kPartial = num_partial_sums(kPixels);
   Vec sums[kPartial][kPixels][kVectors];
@@ -172,72 +168,47 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
       for (int v = 0; v < kVectors; ++v) sums[0][p][v] = load(tile.sums + (p * kVectors + v) * kLanes);
   }
 
-  const float* x[kPixels];
-#pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) x[p] = tile.x[p];
+  const Pixels<const float, kPixels> first(tile.x,
+                                           static_cast<int64_t>(task.tiling.input_step_x) * task.pitch);
   const int64_t vector_stride = task.vector_stride;
 
   for (int r = 0; r < region.num_runs; ++r) {
     const Run run = region.runs[r];
-    int64_t offset = static_cast<int64_t>(run.pixel) * task.pitch;
-    if constexpr (kRows == Rows::kListed) {
-      for (int t = 0; t < run.taps; ++t) {
-        const float* rows = tile.w + static_cast<int64_t>(run.tap + t) * task.tap_stride;
-        const float* source = nullptr;
-        int64_t found;
-        const int32_t* lines = next_lines(task.prefetch, task.channels, &source, &found);
-        int c = 0;
-        for (; c + kPartial <= found; c += kPartial) {
-#pragma GCC unroll 4
-          for (int s = 0; s < kPartial; ++s) {
-            __builtin_prefetch(source + *lines++, 0, 2);
-            add_row<kVectors, kPixels>(x, offset + c + s, rows + task.channel_offsets[c + s], vector_stride,
-                                       sums[s]);
-          }
-        }
-        for (; c + kPartial <= task.channels; c += kPartial)
-#pragma GCC unroll 4
-          for (int s = 0; s < kPartial; ++s)
-            add_row<kVectors, kPixels>(x, offset + c + s, rows + task.channel_offsets[c + s], vector_stride,
-                                       sums[s]);
-        for (; c < task.channels; ++c)
-          add_row<kVectors, kPixels>(x, offset + c, rows + task.channel_offsets[c], vector_stride, sums[0]);
-        offset += task.pitch;
+    auto x = moved(first, static_cast<int64_t>(run.pixel) * task.pitch);
+    // Taps lie side by side where pixels do.
+    const bool whole = kRows != Rows::kListed && task.channels == task.pitch;
+    const int64_t length = static_cast<int64_t>(whole ? run.taps : 1) * task.channels;
+    const float* row = tile.w + static_cast<int64_t>(run.tap) * task.channels * kLanes;
+    for (int t = whole ? run.taps - 1 : 0; t < run.taps; ++t, x.move(task.pitch - length)) {
+      const float* source = nullptr;
+      int64_t found;
+      const int32_t* lines = next_lines(task.prefetch, length, &source, &found);
+      if constexpr (kRows == Rows::kNear) {
+        add_near_rows<kVectors, kPixels, kPartial>(x, length, row, vector_stride, source, lines, found, sums);
+        row += length * kLanes;
+        x.move(length);
+        continue;
       }
-    } else {
-      const float* row = tile.w + static_cast<int64_t>(run.tap) * task.channels * kLanes;
-      // Taps lie side by side where pixels do.
-      const bool whole = task.channels == task.pitch;
-      const int64_t length = static_cast<int64_t>(whole ? run.taps : 1) * task.channels;
-      for (int t = whole ? run.taps - 1 : 0; t < run.taps; ++t, offset += task.pitch - task.channels) {
-        const int64_t end = offset + length;
-        const float* source = nullptr;
-        int64_t found;
-        const int32_t* lines = next_lines(task.prefetch, length, &source, &found);
-        if constexpr (kRows == Rows::kNear) {
-          add_near_rows<kVectors, kPixels, kPartial>(x, offset, end, row, vector_stride, source, lines, found,
-                                                     sums);
-          row += (end - offset) * kLanes;
-          offset = end;
-          continue;
-        }
-        for (const int64_t behind = offset + found; offset + kPartial <= behind; offset += kPartial) {
+      if constexpr (kRows == Rows::kListed)
+        row = tile.w + static_cast<int64_t>(run.tap + t) * task.tap_stride;
+      const auto at = [&](int64_t c) {
+        return kRows == Rows::kListed ? row + task.channel_offsets[c] : row + c * kLanes;
+      };
+      int64_t c = 0;
+      for (; c + kPartial <= found; c += kPartial, x.move(kPartial)) {
 #pragma GCC unroll 4
-          for (int s = 0; s < kPartial; ++s) {
-            __builtin_prefetch(source + *lines++, 0, 2);
-            add_row<kVectors, kPixels>(x, offset + s, row + s * kLanes, vector_stride, sums[s]);
-          }
-          row += kPartial * kLanes;
+        for (int s = 0; s < kPartial; ++s) {
+          __builtin_prefetch(source + *lines++, 0, 2);
+          add_row<kVectors, kPixels>(x, s, at(c + s), vector_stride, sums[s]);
         }
-        for (; offset + kPartial <= end; offset += kPartial) {
-#pragma GCC unroll 4
-          for (int s = 0; s < kPartial; ++s)
-            add_row<kVectors, kPixels>(x, offset + s, row + s * kLanes, vector_stride, sums[s]);
-          row += kPartial * kLanes;
-        }
-        for (; offset < end; ++offset, row += kLanes)
-          add_row<kVectors, kPixels>(x, offset, row, vector_stride, sums[0]);
       }
+      for (; c + kPartial <= length; c += kPartial, x.move(kPartial)) {
+#pragma GCC unroll 4
+        for (int s = 0; s < kPartial; ++s)
+          add_row<kVectors, kPixels>(x, s, at(c + s), vector_stride, sums[s]);
+      }
+      for (; c < length; ++c, x.move(1)) add_row<kVectors, kPixels>(x, 0, at(c), vector_stride, sums[0]);
+      if constexpr (kRows == Rows::kInOrder) row += length * kLanes;
     }
   }
 #pragma GCC unroll 4
@@ -247,7 +218,7 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sums[0][p][v] = add(sums[0][p][v], sums[s][p][v]);
   if (tile.sums == nullptr || task.ends) {
-    store_tile<kVectors, kPixels>(task, tile, first_output, sums[0]);
+    store_tile<kVectors, kPixels>(task, Pixels<float, kPixels>(tile.y, task.k), first_output, sums[0]);
     return;
   }
 #pragma GCC unroll 16
@@ -259,25 +230,26 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
 using TileFunction = void (*)(const ConvTask&, const Region&, const Tile&, int);
 
 // The kernel for a tile of `pixels`, found by counting down so that the list follows kMaxTile.
-template <int kVectors, Rows kRows, int kPixels = kMaxTile>
+template <int kVectors, Rows kRows, template <typename, int> class Pixels, int kPixels = kMaxTile>
 TileFunction tile_function(int pixels) {
-  if (pixels == kPixels) return conv_tile<kVectors, kPixels, kRows>;
+  if (pixels == kPixels) return conv_tile<kVectors, kPixels, kRows, Pixels>;
   if constexpr (kPixels > 1) {
-    return tile_function<kVectors, kRows, kPixels - 1>(pixels);
+    return tile_function<kVectors, kRows, Pixels, kPixels - 1>(pixels);
   } else {
     return nullptr;
   }
 }
 
 template <int kVectors>
-TileFunction tile_function(Rows rows, int pixels) {
+TileFunction tile_function(Rows rows, int pixels, bool even) {
   switch (rows) {
     case Rows::kInOrder:
-      return tile_function<kVectors, Rows::kInOrder>(pixels);
+      return even ? tile_function<kVectors, Rows::kInOrder, EvenPixels>(pixels)
+                  : tile_function<kVectors, Rows::kInOrder, ListedPixels>(pixels);
     case Rows::kNear:
-      return tile_function<kVectors, Rows::kNear>(pixels);
+      return tile_function<kVectors, Rows::kNear, ListedPixels>(pixels);
     case Rows::kListed:
-      return tile_function<kVectors, Rows::kListed>(pixels);
+      return tile_function<kVectors, Rows::kListed, ListedPixels>(pixels);
   }
   return nullptr;
 }
@@ -291,17 +263,24 @@ void conv(const ConvTask& task, const float* w, int first_vector, int num_vector
   Tile tile;
   tile.w = w;
   int known_pixels = 0;
+  bool known_even = false;
   TileFunction function = nullptr;
-  for_each_tile(
-      task, first_output, first_tile, last_tile, tile, [&](const Region& region, int number, int pixels) {
-        tile.sums =
-            task.sums == nullptr ? nullptr : task.sums + static_cast<int64_t>(number) * 2 * kLanes * kMaxTile;
-        if (pixels != known_pixels) {
-          known_pixels = pixels;
-          function = num_vectors == 2 ? tile_function<2>(rows, pixels) : tile_function<1>(rows, pixels);
-        }
-        function(task, region, tile, first_output);
-      });
+  const auto run = [&](const Region& region, int number, int pixels, bool even) {
+    tile.sums =
+        task.sums == nullptr ? nullptr : task.sums + static_cast<int64_t>(number) * 2 * kLanes * kMaxTile;
+    if (pixels != known_pixels || even != known_even) {
+      known_pixels = pixels;
+      known_even = even;
+      function =
+          num_vectors == 2 ? tile_function<2>(rows, pixels, even) : tile_function<1>(rows, pixels, even);
+    }
+    function(task, region, tile, first_output);
+  };
+  if (rows == Rows::kInOrder) {
+    for_each_tile<true>(task, first_output, first_tile, last_tile, tile, run);
+  } else {
+    for_each_tile<false>(task, first_output, first_tile, last_tile, tile, run);
+  }
 }
 
 }  // namespace

@@ -126,13 +126,14 @@ void conv_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int 
   tile.w = w;
   int known_pixels = 0;
   Int8TileFunction function = nullptr;
-  for_each_tile(task, first_output, first_tile, last_tile, tile, [&](const Region& region, int, int pixels) {
-    if (pixels != known_pixels) {
-      known_pixels = pixels;
-      function = num_vectors == 2 ? int8_tile_function<2>(pixels) : int8_tile_function<1>(pixels);
-    }
-    function(task, region, tile, first_output);
-  });
+  for_each_tile(
+      task, first_output, first_tile, last_tile, tile, [&](const Region& region, int, int pixels, bool) {
+        if (pixels != known_pixels) {
+          known_pixels = pixels;
+          function = num_vectors == 2 ? int8_tile_function<2>(pixels) : int8_tile_function<1>(pixels);
+        }
+        function(task, region, tile, first_output);
+      });
 }
 
 void start_int8(const Int8ConvTask& task, const int8_t* w, int num_vectors) {

@@ -27,19 +27,20 @@ inline Vec largest(const PoolTask& task, const compress::Region& region, const f
 
 void max_pool(const PoolTask& task, int first_tile, int last_tile) {
   PixelTile tile;
-  for_each_tile(task, 0, first_tile, last_tile, tile, [&](const compress::Region& region, int, int pixels) {
-    for (int p = 0; p < pixels; ++p) {
-      for (int c = 0; c < task.k; c += kLanes) {
-        const int left = task.k - c;
-        const Vec found = largest(task, region, tile.x[p] + c, left);
-        if (left >= kLanes) {
-          store(tile.y[p] + c, found);
-        } else {
-          store_first(tile.y[p] + c, found, left);
-        }
-      }
-    }
-  });
+  for_each_tile(task, 0, first_tile, last_tile, tile,
+                [&](const compress::Region& region, int, int pixels, bool) {
+                  for (int p = 0; p < pixels; ++p) {
+                    for (int c = 0; c < task.k; c += kLanes) {
+                      const int left = task.k - c;
+                      const Vec found = largest(task, region, tile.x[p] + c, left);
+                      if (left >= kLanes) {
+                        store(tile.y[p] + c, found);
+                      } else {
+                        store_first(tile.y[p] + c, found, left);
+                      }
+                    }
+                  }
+                });
 }
 
 }  // namespace

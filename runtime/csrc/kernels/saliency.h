@@ -57,7 +57,7 @@ template <bool kShifted>
 inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, const float* shift,
                               float* sums) {
   constexpr int kAheadFloats = 2048;
-  clear_quarters(sums, channels);
+  clear_quarters(sums, channels, 0, channels);
   for (int64_t p = 0; p < pixels; p += 4, x += 4 * static_cast<int64_t>(channels)) {
     const int rows = pixels - p < 4 ? static_cast<int>(pixels - p) : 4;
     for (int c = 0; c < channels; c += kLanes) {
@@ -72,7 +72,7 @@ inline void abs_sums_streamed(const float* x, int64_t pixels, int32_t channels, 
       }
     }
   }
-  add_quarters(sums, channels);
+  add_quarters(sums, channels, 0, channels);
 }
 
 // A few channels: sixteen pixels are as many vectors as there are channels, or a multiple, so that sixteen

@@ -85,20 +85,22 @@ struct Places {
   const int32_t* spread;
 };
 
-// y[p][c] = x[p][i] where channel i of x goes to c, else 0: x [pixels][k], y [pixels][channels].
+// y[p][c] = x[p][i] where channel i of x goes to c, else 0, for the channels [first, last): x [pixels][k], y
+// [pixels][channels], first a multiple of lanes.
 struct UnpackTask {
   const float* x;
   Places x_places;
   int64_t pixels;
   int32_t channels;
+  int32_t first, last;
   // A sum: y = max(y + z, lower), NaN passing through. z is packed where z_places has starts, else
   // [pixels][channels], and may be y itself; or null: no sum.
   const float* z;
   Places z_places;
   float lower;
   float* y;
-  // Besides a sum: what KernelTable's abs_sums makes of y where there are more than kFewChannels channels, to
-  // the bit; or null.
+  // Besides a sum: what KernelTable's abs_sums makes of these channels of y where there are more than
+  // kFewChannels in all, to the bit; or null.
   float* sums;
 };
 
