@@ -95,8 +95,8 @@ class FBSVariant:
 
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0). `pointwise`: 1x1 kernels.
-    `blocks`: winner_block > 1. `left_out`: there is E. `measured`: there is U. `half`: A is float16. `half_weight`: W
-    is. `weight`: the tensor that holds W as floats.
+    `blocks`: winner_block > 1. `left_out`: there is E. `measured`: there is U. `measures`: there is M. `half`: A is
+    float16. `half_weight`: W is. `weight`: the tensor that holds W as floats.
     """
 
     one_sample: bool
@@ -110,6 +110,7 @@ class FBSVariant:
     blocks: bool = False
     left_out: bool = False
     measured: bool = False
+    measures: bool = False
     half: bool = False
     half_weight: bool = False
     weight: str = "W"
@@ -124,6 +125,7 @@ class FBSVariant:
         words += ["shifted"] if self.post_shift else []
         words += ["whole"] if self.left_out else []
         words += ["measured"] if self.measured else []
+        words += ["measures"] if self.measures else []
         words += ["half"] if self.half else []
         words += ["light"] if self.half_weight else []
         words += [] if self.nonnegative else ["signed"]
@@ -146,7 +148,9 @@ def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> Fu
         variant = replace(variant, weight="kernel_floats")
         lines += [f"{variant.weight} = Cast<to=1>(W)"]
     lines += [*_planes(variant), "Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
-    return function_of(opset.FBS_CONV, variant.overload, _inputs(opset.FBS_CONV, variant), lines, onnx_opset)
+    lines += _mean_size("y", "M") if variant.measures else []
+    names = _inputs(opset.FBS_CONV, variant)
+    return function_of(opset.FBS_CONV, variant.overload, names, lines, onnx_opset, optional_outputs=variant.measures)
 
 
 def fbs_conv_int8_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -178,11 +182,14 @@ def _inputs(op: opset.Op, variant: FBSVariant) -> list[str]:
     return names
 
 
-def depthwise_conv_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+def depthwise_conv_body(
+    activation: str, onnx_opset: int = opset.ONNX_OPSET, *, measures: bool = False
+) -> FunctionProto:
     """Returns the DepthwiseConv function for an activation (none, relu or clip), which names its overload.
 
     All C planes are convolved, with constant weights: ONNX Runtime has kernels of its own for that, and none for
-    weights that are computed. Then the channels that exist are picked out.
+    weights that are computed. Then the channels that exist are picked out. `measures`: its nodes also make the M of
+    FBSConvDepthwise.
     """
     clamp = {"none": "{y} = Identity({x})", "relu": "{y} = Relu({x})", "clip": "{y} = Clip({x}, low, high)"}[activation]
     lines = [
@@ -199,6 +206,9 @@ def depthwise_conv_body(activation: str, onnx_opset: int = opset.ONNX_OPSET) -> 
         "y = GatherND<batch_dims=1>(difference, channel_of)",
         "Y = Transpose<perm=[0, 2, 3, 1]>(y)",
     ]
+    if measures:
+        lines += ["rests = Gather(of_zeros, rows)", _PLANE_AXES, "rest_planes = Unsqueeze(rests, plane_axes)"]
+        lines += ["with_rest = Add(y, rest_planes)", *_mean_size("with_rest", "M")]
     names = [tensor.name for tensor in opset.DEPTHWISE_CONV.inputs]
     return function_of(opset.DEPTHWISE_CONV, activation, names, lines, onnx_opset)
 
@@ -217,11 +227,12 @@ def fbs_conv_depthwise_body(
         onnx_opset: The model's own.
     """
     op, overload = opset.FBS_CONV_DEPTHWISE, f"{variant.overload}_{activation}_{channels}"
-    result = function_of(op, overload, _inputs(op, variant), [], onnx_opset)
-    result.node.extend(fbs_conv_body(variant, onnx_opset).node)
+    inputs = _inputs(op, variant)
+    result = function_of(op, overload, inputs, [], onnx_opset, optional_outputs=variant.measures)
+    result.node.extend(fbs_conv_body(replace(variant, measures=False), onnx_opset).node)
     result.node[-1].output[0] = "T"
-    names = {"X": "T", "I": "J", "W": "V", "B": "S", "Y": "Y"}
-    nodes = depthwise_conv_body(activation, onnx_opset).node
+    names = {"X": "T", "I": "J", "W": "V", "B": "S", "Y": "Y", "M": "M"}
+    nodes = depthwise_conv_body(activation, onnx_opset, measures=variant.measures).node
     _rename(nodes, names, "depthwise_")
     for node in nodes:
         for attribute in node.attribute:
@@ -479,7 +490,7 @@ def _constants(variant: FBSVariant) -> list[str]:
 def _layer(variant: FBSVariant, *, x: str, means: str, winners: str, y: str) -> list[str]:
     """From planes `x` (N, Cx, H, W) to `y` (N, k, H', W') and `winners` (N, k); N is 1 unless all channels win.
 
-    `means` (N, Cx) are the planes' where there is U.
+    `means` (N, Cx): the planes', there with U and made without.
     """
     return [
         *_saliency(variant, x, means),
@@ -497,16 +508,14 @@ def _saliency(variant: FBSVariant, x: str, means: str) -> list[str]:
         # Every channel counts with |E|: in `shift`; those that exist with what they have more.
         live = "E" if variant.dense_input else "left_out"
         lines += [] if variant.dense_input else ["left_out = Gather(E, i)"]
-        lines += [f"left_out_planes = Unsqueeze({live}, plane_axes_of_channels)", f"moved = Add({x}, left_out_planes)"]
-        lines += [
-            *_mean_size("moved", "whole_mean"),
-            f"left_out_size = Abs({live})",
-            "mean = Sub(whole_mean, left_out_size)",
-        ]
-        shift = "whole_shift"
+        if not variant.measured:
+            lines += [f"left_out_planes = Unsqueeze({live}, plane_axes_of_channels)"]
+            lines += [f"moved = Add({x}, left_out_planes)", *_mean_size("moved", means)]
+        lines += [f"left_out_size = Abs({live})", f"mean = Sub({means}, left_out_size)"]
+        means, shift = "mean", "whole_shift"
     elif not variant.measured:
-        lines += _mean_size(x, "mean")
-    lines += [f"raw = Gemm({means if variant.measured else 'mean'}, {weights}, {shift})"]
+        lines += _mean_size(x, means)
+    lines += [f"raw = Gemm({means}, {weights}, {shift})"]
     if not variant.normalize:
         return [*lines, "s = LeakyRelu<alpha: float = @saliency_slope>(raw)"]
     return [
@@ -525,7 +534,7 @@ def _saliency(variant: FBSVariant, x: str, means: str) -> list[str]:
 
 def _mean_size(planes: str, means: str) -> list[str]:
     """The mean absolute value of each of `planes` (N, C, H, W)."""
-    return [f"size = Abs({planes})", f"{means} = ReduceMean<keepdims=0>(size, plane_axes)"]
+    return [f"{planes}_size = Abs({planes})", f"{means} = ReduceMean<keepdims=0>({planes}_size, plane_axes)"]
 
 
 def _winners(variant: FBSVariant, winners: str) -> list[str]:

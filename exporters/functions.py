@@ -120,6 +120,7 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
         post_shift=bool(given.get("D")),
         left_out=bool(given.get("E")),
         measured=bool(given.get("U")),
+        measures=len(node.output) > 2,
         half=_is_half(saliency_weight),
         half_weight=_is_half(weight),
         activation=_clamp(node),

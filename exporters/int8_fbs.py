@@ -66,6 +66,7 @@ def quantize_fbs(
     Raises:
         ExportError: No layer can become int8, or there are fewer inputs than the model takes at a time.
     """
+    model = _without_means(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
         onnx.save(model, path)
@@ -84,6 +85,22 @@ def quantize_fbs(
     num_linear = len(rewriting.done) - num_fbs
     note = f"int8: {num_fbs} FBS layers" + (f", {num_linear} linear" if num_linear else "")
     return attach_functions(result), (f"{note}; {', '.join(left)} stay float32" if left else note,)
+
+
+def _without_means(model: ModelProto) -> ModelProto:
+    """A copy in which each layer takes its own: of planes that become bytes nobody hands on means."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        op = opset.OPS[node.op_type] if node.domain == opset.DOMAIN else None
+        if op in (opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE, opset.UNPACK_ADD):
+            names = [tensor.name for tensor in op.inputs]
+            if "U" in names:
+                del node.input[names.index("U") :]
+                while not node.input[-1]:
+                    node.input.pop()
+            del node.output[sum(not tensor.optional for tensor in op.outputs) :]
+    return attach_functions(result)
 
 
 def _on_bytes(node: NodeProto) -> bool:

@@ -117,7 +117,8 @@ FBS_CONV = Op(
         "where it is absent (with U, u = U); s = leaky(sum over c of u*A[c] + R, saliency_slope); with normalize, s = "
         "K*s/sum(s) unless sum(s) is 0; J = the k with the largest r, ties to the lower index, ascending, where r = s, "
         "or with winner_block b > 1 the mean of s over the channels of the same i // b; with i = J[n,j], Y[n,:,:,j] = "
-        "clamp(s[n,i] * (conv(X, W)[i] + B[i]) + D[i], lower, upper)."
+        "clamp(s[n,i] * (conv(X, W)[i] + B[i]) + D[i], lower, upper). M = mean over H', W' of |Y|, for the "
+        "predictors of the FBSConvs that read Y."
     ),
     inputs=(
         Tensor("X", "float", ("N", "H", "W", "Cx"), "channels that exist, packed, channels last"),
@@ -133,11 +134,12 @@ FBS_CONV = Op(
         Tensor("R", "float", ("K",), "saliency bias", constant=True),
         Tensor("D", "float", ("K",), "shift outside the product", optional=True, constant=True),
         Tensor("E", "float", ("C",), "what X leaves out of each channel's plane", optional=True, constant=True),
-        Tensor("U", "float", ("N", "Cx"), "mean |X| of each plane; absent: computed; never beside E", optional=True),
+        Tensor("U", "float", ("N", "Cx"), "mean |X + E| of each plane; absent: computed", optional=True),
     ),
     outputs=(
         Tensor("Y", "float", ("N", "H'", "W'", "k"), "the winners' planes, packed, channels last"),
         Tensor("J", "int64", ("N", "k"), "which of the K channels each is, ascending"),
+        Tensor("M", "float", ("N", "k"), "mean |Y| of each plane", optional=True),
     ),
     attributes=(
         Attribute("winners", "int", "k, at least 1 and at most K"),
@@ -214,7 +216,9 @@ FBS_CONV_DEPTHWISE = Op(
     name="FBSConvDepthwise",
     summary=(
         "FBSConv, and DepthwiseConv on its winners: T, J = FBSConv(X, I, W, B, A, R, D, E, U), then Y = "
-        "DepthwiseConv(T, J, V, S) with the attributes in depthwise_*. T need not exist as a whole."
+        "DepthwiseConv(T, J, V, S) with the attributes in depthwise_*. T need not exist as a whole. With Z = "
+        "clamp(S), what Y leaves out and FBSConvs take as their E, M[n,j] = mean over H'', W'' of |Y[n,:,:,j] + Z[i]|, "
+        "i = J[n,j]."
     ),
     inputs=(
         *FBS_CONV.inputs[:-3],
@@ -225,6 +229,7 @@ FBS_CONV_DEPTHWISE = Op(
     outputs=(
         Tensor("Y", "float", ("N", "H''", "W''", "k"), "packed, channels last, in the places J says"),
         FBS_CONV.outputs[1],
+        replace(FBS_CONV.outputs[2], meaning="mean |Y + Z| of each plane"),
     ),
     attributes=(
         *FBS_CONV.attributes,

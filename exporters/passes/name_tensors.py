@@ -35,8 +35,8 @@ _ROLES[opset.FBS_CONV_DEPTHWISE.name] = (
     *_ROLES[opset.FBS_CONV.name][-2:],
 )
 _RESULTS = {
-    opset.FBS_CONV.name: ("", ".winners"),
-    opset.FBS_CONV_DEPTHWISE.name: ("", ".winners"),
+    opset.FBS_CONV.name: ("", ".winners", ".means"),
+    opset.FBS_CONV_DEPTHWISE.name: ("", ".winners", ".means"),
     opset.UNPACK_ADD.name: ("", ".means"),
 }
 
@@ -45,8 +45,8 @@ def name_tensors(graph: gs.Graph) -> int:
     """Changes `graph`: readable names that depend on the graph alone; returns how many tensors got one.
 
     1. Graph inputs: input (input_2 …); graph outputs: output (output_2 …).
-    2. The first output of a node: the node's name; an FBS layer's J: name.winners; an UnpackAdd's U:
-       name.means; others: name.1 ….
+    2. The first output of a node: the node's name; an FBS layer's J: name.winners; its M and an
+       UnpackAdd's U: name.means; others: name.1 ….
     3. A constant that one node reads: node.weight, node.bias …, or node.<position>; shared ones: their own
        name.
     """

@@ -43,6 +43,7 @@ BandPlan make_plan(const Window& first, const Window& second, int64_t input_heig
   const int64_t rows = banded
                            ? std::max<int64_t>(1, (fitting - (y.kernel - 1) * y.dilation - 1) / y.stride + 1)
                            : output_height;
+  plan.sum_rows = banded ? output_height : 1;
   for (int64_t s = 0; s < stretches; ++s) {
     plan.first_band.push_back(static_cast<int32_t>(plan.bands.size()));
     const int64_t end = output_height * (s + 1) / stretches;
@@ -56,7 +57,7 @@ BandPlan make_plan(const Window& first, const Window& second, int64_t input_heig
       band.made = make_geometry(first.y, first.x, input_height, input_width, max_tile,
                                 {needed.begin + band.kept, needed.end, needed.begin, 0, banded});
       band.read = make_geometry(second.y, second.x, between_height, plan.between_width, max_tile,
-                                {row, last, 0, needed.begin, false});
+                                {row, last, 0, needed.begin, banded});
       plan.most_rows = std::max(plan.most_rows, needed.end - needed.begin);
       plan.bands.push_back(std::move(band));
       before = needed;

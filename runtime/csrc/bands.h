@@ -28,6 +28,9 @@ struct BandPlan {
   std::vector<Band> bands;
   std::vector<int32_t> first_band;  // of each stretch, and the end of the last
 
+  // In which sums over its pixels come: each for itself where stretches may divide them, else all together.
+  int64_t sum_rows;
+
   int32_t num_stretches() const { return static_cast<int32_t>(first_band.size()) - 1; }
 };
 

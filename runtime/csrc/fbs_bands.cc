@@ -92,6 +92,10 @@ void FbsConv::compute_bands(const ConvTask& task, const Work& work, int32_t own,
     behind.channels = channels;
     behind.pitch = pitch;
     behind.k = winners_;
+    if (work.y_sums != nullptr) {
+      behind.row_sums = work.y_sums + first;
+      behind.row_sums_pitch = work.y_sums_parts > 1 ? work.y_sums_pitch : 0;
+    }
 
     const int64_t row_floats = work.plan->between_width * pitch;
     const int32_t end = work.plan->first_band[static_cast<size_t>(segment.last_tile)];

@@ -18,7 +18,7 @@ constexpr int64_t kDividedSums = 1000;
 
 }  // namespace
 
-// Of |X + E|, less what the bias has already.
+// Of |X + E|.
 void FbsConv::take_means(const float* x, const Work& work, const Parallel& parallel) const {
   const int64_t pixels = work.geometry->input_height * work.geometry->input_width;
   const int64_t size = sum_pixels(pixels);
@@ -34,8 +34,6 @@ void FbsConv::take_means(const float* x, const Work& work, const Parallel& paral
     }
   });
   finish_means(work.partial_sums, pixels, work.channels, work.means);
-  if (work.left_out == nullptr) return;
-  for (int32_t c = 0; c < work.channels; ++c) work.means[c] -= std::abs(work.left_out[c]);
 }
 
 // Saliency, winners, and what the convolution needs to know of them.
@@ -45,6 +43,9 @@ void FbsConv::choose(const Sample& sample, const Work& work, const Parallel& par
   } else {
     take_means(sample.x, work, parallel);
   }
+  // The bias has what is left out of every channel.
+  for (int32_t c = 0; work.left_out != nullptr && c < work.channels; ++c)
+    work.means[c] -= std::abs(work.left_out[c]);
   const int64_t blocks = work.manner.saliency_parts;
   parallel(static_cast<size_t>(blocks), [&](size_t item) {
     const auto i = static_cast<int64_t>(item);

@@ -160,7 +160,7 @@ Dims FbsConv::y_dims(const Dims& x) const {
 }
 
 void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,
-                  const Parallel& parallel, const float* means) const {
+                  const Parallel& parallel, const PlaneMeans& means) const {
   const int64_t samples = x.dims[0];
   if (samples == 0) return;
   const std::shared_ptr<const Geometry> shape =
@@ -182,10 +182,12 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
     const auto i = static_cast<int64_t>(n);
     const Sample one = {x.data + i * x_size,
                         index.data + (index.dims[0] == 1 ? 0 : i * channels),
-                        means == nullptr ? nullptr : means + i * channels,
+                        means.of_x == nullptr ? nullptr : means.of_x + i * channels,
                         channels,
                         y + i * y_size,
-                        j + i * winners_};
+                        j + i * winners_,
+                        means.of_y == nullptr ? nullptr : means.of_y + i * winners_,
+                        y_shape[1] * y_shape[2]};
     run_sample(one, *shape, plan.get(), how, i + 1 < samples ? same : next, inner);
   };
   if (alone) {
@@ -230,6 +232,13 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     work.band_floats = plan->most_rows * plan->between_width * pitch;
     work.depthwise_floats = depthwise_->row_floats(pitch);
   }
+  int64_t y_sums = 0;
+  if (sample.y_means != nullptr) {
+    work.y_sums_pitch = winners_padded;
+    work.y_sums_parts = plan == nullptr ? geometry.num_tiles : plan->sum_rows;
+    // Then as much as abs_sums works in.
+    y_sums = (work.y_sums_parts + 4) * winners_padded;
+  }
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     work.live_memory = carver.take<int32_t>(channels);
@@ -261,6 +270,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     if (work.pack) work.block_sums = carver.take<float>(manner.shares * work.block_sums_floats);
     work.band_memory = carver.take<float>(manner.shares * work.band_floats);
     work.depthwise_rows = carver.take<float>(manner.shares * work.depthwise_floats);
+    if (y_sums > 0) work.y_sums = carver.take<float>(y_sums);
     if (work.all) work.sums = carver.take<float>(geometry.pixels() * padded);
     return carver.used();
   };
@@ -280,6 +290,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   } else {
     convolve(sample.x, work, sample.y, parallel);
   }
+  if (sample.y_means != nullptr) finish_y_means(sample, work);
 }
 
 }  // namespace compress

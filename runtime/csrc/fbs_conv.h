@@ -22,6 +22,13 @@
 
 namespace compress {
 
+// Means over planes that layers hand on to each other, of |X + E| [N, Cx] and of |Y| [N, winners]; with a
+// depthwise convolution behind, of |Y + Z|, Z being what Y leaves out, the E of the layer that reads it.
+struct PlaneMeans {
+  const float* of_x;  // null: not known
+  float* of_y;        // null: nobody asks
+};
+
 class FbsConv {
  public:
   // Copies what it needs out of `spec`, which must have passed check_layer, and of `depthwise`, which must
@@ -42,11 +49,10 @@ class FbsConv {
   // The shape of y, [N, H', W', winners], for an x that has passed check().
   Dims y_dims(const Dims& x) const;
 
-  // y, and j [N, winners], from inputs that have passed check(). `means` [N, Cx] of the planes of |X|, which
-  // a layer without E may be given; null: it takes them itself. Safe to call from several threads at a time.
+  // y, and j [N, winners], from inputs that have passed check(). Safe to call from several threads at a time.
   // Throws std::bad_alloc.
   void run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,
-           const Parallel& parallel, const float* means = nullptr) const;
+           const Parallel& parallel, const PlaneMeans& means = {}) const;
 
  private:
   struct Work;
@@ -63,6 +69,7 @@ class FbsConv {
 
   // Half two: fbs_convolve.cc.
   void convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const;
+  void finish_y_means(const Sample& sample, const Work& work) const;
   ConvTask conv_task(const float* x, const Work& work) const;
   void compute_segments(const ConvTask& task, const Work& work, int32_t own, int32_t share) const;
   void compute_in_blocks(ConvTask task, const Work& work, int32_t own, int32_t number, bool last,

@@ -86,15 +86,15 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
       require(std::string("input D") + kNotConstant);
     if (!self.has_left_out && has_input(self.api, context, kForm.first_optional + 1))
       require(std::string("input E") + kNotConstant);
-    const float* means = nullptr;
+    PlaneMeans means = {};
     if (has_input(self.api, context, kForm.first_optional + 2)) {
-      if (self.has_left_out) require("input U cannot stand beside E, which the means of X do not count");
       const Tensor<float> given = input<float>(self.api, context, kForm.first_optional + 2, "U");
       require(check_means(x.dims, given.dims));
-      means = given.data;
+      means.of_x = given.data;
     }
     float* y = output<float>(self.api, context, 0, self.layer->y_dims(x.dims));
     auto* j = output<int64_t>(self.api, context, 1, {x.dims[0], self.layer->spec().winners});
+    means.of_y = output_if_any<float>(self.api, context, 2, {x.dims[0], self.layer->spec().winners});
     SessionThreads threads(self.api, context, self.threads);
     self.layer->run(x, index, y, j, threads.parallel(), means);
     threads.finish();
@@ -111,7 +111,10 @@ void describe_form(Op* op) {
   op->input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
     return i >= kForm.first_optional ? ort::kOptional : ort::kRequired;
   };
-  op->output_count = [](const ort::CustomOp*) -> size_t { return 2; };
+  op->output_count = [](const ort::CustomOp*) -> size_t { return 3; };
+  op->output_characteristic = [](const ort::CustomOp*, size_t i) -> int {
+    return i == 2 ? ort::kOptional : ort::kRequired;
+  };
   op->output_type = [](const ort::CustomOp*, size_t i) -> int { return i == 1 ? ort::kInt64 : ort::kFloat; };
   op->create_kernel_v2 = create_fbs_conv<kForm>;
   op->compute_v2 = run_fbs_conv<kForm>;

@@ -38,6 +38,10 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   const Geometry& geometry = *work.geometry;
   ConvTask task = conv_task(x, work);
   task.y = work.all ? work.sums : y;
+  if (!work.all) {
+    task.tile_sums = work.y_sums;
+    task.tile_sums_pitch = work.y_sums_pitch;
+  }
 
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;
@@ -55,6 +59,17 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
     kernels_->squeeze(work.sums, task.k, geometry.pixels(), work.steps, work.first_step, task.epilogue,
                       winners_, y);
   }
+}
+
+// From the sums of parts; where all outputs were computed, from the winners' planes.
+void FbsConv::finish_y_means(const Sample& sample, const Work& work) const {
+  float* const sums = work.y_sums + work.y_sums_parts * work.y_sums_pitch;
+  if (work.all) {
+    kernels_->abs_sums(sample.y, sample.y_pixels, winners_, nullptr, sums);
+  } else {
+    kernels_->abs_sums(work.y_sums, work.y_sums_parts, work.y_sums_pitch, nullptr, sums);
+  }
+  for (int32_t i = 0; i < winners_; ++i) sample.y_means[i] = sums[i] / static_cast<float>(sample.y_pixels);
 }
 
 // The segments of a share that nobody has begun. While one is computed, memory is asked for the next one's

@@ -24,10 +24,12 @@ inline constexpr int32_t kSegmentVectors = 2;
 struct FbsConv::Sample {
   const float* x;
   const int64_t* index;
-  const float* means;  // of each channel's plane; null: not known
+  const float* means;  // of |x + what is left out| in each channel's plane; null: not known
   int32_t channels;
   float* y;
   int64_t* j;
+  float* y_means;  // null: nobody asks
+  int64_t y_pixels;
 };
 
 // The memory of one sample's call, carved out of one scratch buffer.
@@ -74,6 +76,11 @@ struct FbsConv::Work {
   int64_t band_floats;
   float* depthwise_rows;  // of each share
   int64_t depthwise_floats;
+  // Sums of |y| that threads have taken while they wrote it, of tiles, or of rows behind a depthwise
+  // convolution: parts after another of y_sums_pitch floats; null: nobody asks.
+  float* y_sums;
+  int32_t y_sums_pitch;
+  int64_t y_sums_parts;
   int32_t* weight_rows;
   const float** sources;  // max_sources for each share
   int32_t* next_lines;    // kMostNextLines for each share

@@ -101,11 +101,12 @@ def test_depthwise_convolutions_stay_packed(exported):
     by_name = {node.name: node for node in nodes(result)}
     assert list(by_name["block1.6"].input[:2]) == ["block1.0", "block1.0.winners"]
     assert [name.rpartition(".")[2] for name in by_name["block1.0"].input[2:]] == [
-        *("weight", "shift", "saliency_weight", "saliency_bias", "depthwise_weight", "depthwise_bias")
+        *("weight", "shift", "saliency_weight", "saliency_bias", "depthwise_weight", "depthwise_bias", "", "", "means")
     ]
     assert [name.rpartition(".")[2] for name in by_name["block1.6"].input[2:]] == [
-        *("weight", "shift", "saliency_weight", "saliency_bias", "", "left_out")
+        *("weight", "shift", "saliency_weight", "saliency_bias", "", "left_out", "means")
     ]
+    assert by_name["block1.6"].input[-1] == "block1.0.means"
 
 
 def test_residual_sum_is_formed_in_nhwc_and_read_dense(exported):

@@ -26,6 +26,7 @@ PLAIN = FBSVariant(
     nonnegative=True,
     left_out=True,
     measured=True,
+    measures=True,
 )
 
 

@@ -50,24 +50,30 @@ def test_native_equals_function_body(case, batch):
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("settings", [{}, {"post_shift": True, "kernel": (1, 1)}, {"winners": 40}])
+@pytest.mark.parametrize("settings", [{}, {"post_shift": True, "kernel": (1, 1)}, {"winners": 40}, {"left_out": True}])
 @pytest.mark.parametrize("behind", [False, True])
-def test_a_layer_given_means_equals_its_body(settings, behind, batch):
+@pytest.mark.parametrize("means", ["U", "M", "UM"])
+def test_a_layer_with_means_equals_its_body(settings, behind, means, batch):
     rng = np.random.default_rng(batch)
     layer = make_layer(rng, channels=24, **{"winners": 20, "outputs": 40} | settings)
     x, index = make_input(rng, live=12, channels=24, batch=batch, size=(9, 8))
     # Not what X's means are: they must be read, not taken.
-    feeds = {"X": x, "I": index, "U": rng.uniform(size=(batch, 12)).astype(np.float32)}
+    feeds = {"X": x, "I": index}
+    if "U" in means:
+        feeds["U"] = rng.uniform(size=(batch, 12)).astype(np.float32)
     after = reference.make_depthwise(rng, 40) if behind else None
-    bare = onnx.load_model_from_string(reference.fbs_model(layer, behind=after, means=True))
+    bare = onnx.load_model_from_string(reference.fbs_model(layer, behind=after, means=means))
     bare.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     complete = attach_functions(bare).SerializeToString()
     stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
-    expected_y, expected_j = stock.run(None, feeds)
+    expected_y, expected_j, *expected_m = stock.run(None, feeds)
     for isa in reference.isa_names():
-        y, j = reference.open_session(complete, isa).run(None, feeds)
+        y, j, *m = reference.open_session(complete, isa).run(None, feeds)
         np.testing.assert_array_equal(j, expected_j)
         np.testing.assert_allclose(y, expected_y, rtol=0, atol=TOLERANCE * np.abs(expected_y).max())
+        assert len(m) == int("M" in means)
+        for one, other in zip(m, expected_m, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE * np.abs(expected_y).max())
 
 
 def test_blocks_of_one_are_what_files_without_the_attribute_mean():

@@ -180,6 +180,22 @@ def test_one_node_equals_two(case, size):
         assert_near(run(layer, behind, x, index, isa), wanted, isa)
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_means_are_those_of_the_planes_with_what_they_leave_out(case, size):
+    rng = np.random.default_rng(7)
+    layer, behind = made(rng, case, winners=10)
+    x, index = make_input(rng, live=6, channels=11, batch=2, size=size)
+    rest = np.clip(behind.bias, behind.lower, behind.upper)
+    for isa in ISAS:
+        session = reference.open_session(reference.fbs_model(layer, behind=behind, means="M"), isa, 2)
+        y, j, m = session.run(None, {"X": x, "I": index})
+        for one, other in zip((y, j), run(layer, behind, x, index, isa, 2), strict=True):
+            np.testing.assert_array_equal(one, other)
+        planes = y.astype(np.float64) + rest[j][:, None, None, :]
+        np.testing.assert_allclose(m, np.abs(planes).mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+
+
 # Large enough that the work is split, by outputs, by rows and by both.
 DIVIDED = {
     "small planes": {"channels": 48, "outputs": 96, "winners": 41, "size": (20, 20), "live": 30},
@@ -200,7 +216,7 @@ def divided(name, batch=1, **behind):
     layer = make_layer(rng, **settings)
     x, index = make_input(rng, live=live, channels=settings["channels"], size=size, batch=batch)
     behind = make_depthwise(rng, settings["outputs"], **behind)
-    return reference.fbs_model(layer, behind=behind), {"X": x, "I": index}
+    return reference.fbs_model(layer, behind=behind, means="M"), {"X": x, "I": index}
 
 
 @pytest.mark.parametrize("name", DIVIDED)
@@ -237,11 +253,11 @@ def test_samples_do_not_depend_on_their_batch(name):
     for isa in ISAS:
         for threads in (1, 2, 4):
             session = reference.open_session(model, isa, threads)
-            y, j = session.run(None, feeds)
+            together = session.run(None, feeds)
             for n in range(3):
                 alone = session.run(None, {key: value[n : n + 1] for key, value in feeds.items()})
-                np.testing.assert_array_equal(alone[0][0], y[n], err_msg=isa)
-                np.testing.assert_array_equal(alone[1][0], j[n], err_msg=isa)
+                for one, other in zip(alone, together, strict=True):
+                    np.testing.assert_array_equal(one[0], other[n], err_msg=isa)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -346,10 +346,46 @@ def test_a_layer_that_is_given_means_is_the_one_that_takes_them_to_the_bit(isa, 
     for size, batch, threads in [((5, 4), 1, 1), ((31, 33), 2, 3)]:
         y, u = sum_with_means(rng, channels, size, batch=batch, isa=isa, threads=threads)
         feeds = {"X": y, "I": np.arange(channels)[None]}
-        given = reference.open_session(reference.fbs_model(layer, means=True), isa, threads).run(None, feeds | {"U": u})
+        given = reference.open_session(reference.fbs_model(layer, means="U"), isa, threads).run(None, feeds | {"U": u})
         taken = reference.open_session(reference.fbs_model(layer), isa, threads).run(None, feeds)
         for one, other in zip(given, taken, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_given_means_count_what_planes_leave_out(isa):
+    rng = np.random.default_rng(3)
+    layer = make_layer(rng, channels=20, outputs=40, winners=17, left_out=True)
+    for live, batch, size in [(20, 1, (5, 4)), (9, 3, (31, 33))]:
+        x, index = make_input(rng, live=live, channels=20, batch=batch, size=size)
+        u = np.abs(x + layer.constants["E"][index][:, None, None, :]).mean(axis=(1, 2), dtype=np.float64)
+        session = reference.open_session(reference.fbs_model(layer, means="U"), isa, 2)
+        y, j = session.run(None, {"X": x, "I": index, "U": u.astype(np.float32)})
+        expected_y, expected_j = reference.fbs_conv(layer, x, index)
+        np.testing.assert_array_equal(j, expected_j)
+        np.testing.assert_allclose(y, expected_y, rtol=0, atol=TOLERANCE * np.abs(expected_y).max())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("winners", [1, 15, 16, 33, 40])
+@pytest.mark.parametrize("size", [(1, 1), (5, 4), (31, 33)])
+@pytest.mark.parametrize(
+    "shape", [{}, {"kernel": (1, 1), "lower": -FLOAT_MAX, "post_shift": True}, {"strides": (2, 2)}]
+)
+def test_a_layer_takes_the_means_of_what_it_writes(isa, winners, size, shape):
+    rng = np.random.default_rng(winners)
+    layer = make_layer(rng, channels=70, outputs=40, winners=winners, **shape)
+    for live, batch in [(70, 1), (33, 3)]:
+        x, index = make_input(rng, live=live, channels=70, batch=batch, size=size)
+        feeds = {"X": x, "I": index}
+        first = None
+        for threads in (1, 2, 4):
+            y, j, m = reference.open_session(reference.fbs_model(layer, means="M"), isa, threads).run(None, feeds)
+            for one, other in zip((y, j), run(layer, x, index, isa, threads), strict=True):
+                np.testing.assert_array_equal(one, other)
+            np.testing.assert_allclose(m, np.abs(y).mean(axis=(1, 2), dtype=np.float64), rtol=1e-5, atol=1e-12)
+            first = m if first is None else first
+            np.testing.assert_array_equal(m, first)
 
 
 def test_means_of_no_pixels_are_no_numbers():

@@ -18,6 +18,7 @@ using compress::Run;
 struct Tile : PixelTile {
   const float* w;  // first vector's weights
   float* sums;     // of ConvTask's sums this tile's
+  int number;
 };
 
 // Few sums in flight cannot hide the latency of a fused multiply-add, so a small tile spreads its rows over
@@ -46,11 +47,30 @@ inline void apply_epilogue(const compress::Epilogue& epilogue, int first_output,
   }
 }
 
+// to[v] = sum over the pixels of |values[p][v]|.
+template <int kVectors, int kPixels>
+inline void store_abs_sums(const Vec (&values)[kPixels][kVectors], float* to) {
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+    Vec even = absolute(values[0][v]), odd = kPixels > 1 ? absolute(values[kPixels > 1][v]) : zero();
+#pragma GCC unroll 16
+    for (int p = 2; p < kPixels; ++p) {
+      Vec& sum = p % 2 == 0 ? even : odd;
+      sum = add(sum, absolute(values[p][v]));
+    }
+    store(to + v * kLanes, add(even, odd));
+  }
+}
+
 template <int kVectors, int kPixels, typename Pixels>
-inline void store_tile(const ConvTask& task, const Pixels& y, int first_output,
+inline void store_tile(const ConvTask& task, const Pixels& y, int number, int first_output,
                        Vec (&sums)[kPixels][kVectors]) {
   const int left = task.k - first_output;
   if (!task.raw) apply_epilogue<kVectors, kPixels>(task.epilogue, first_output, sums);
+  if (task.tile_sums != nullptr) {
+    const int64_t row = static_cast<int64_t>(number) * task.tile_sums_pitch;
+    store_abs_sums<kVectors, kPixels>(sums, task.tile_sums + row + first_output);
+  }
 #pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 2
@@ -218,7 +238,8 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sums[0][p][v] = add(sums[0][p][v], sums[s][p][v]);
   if (tile.sums == nullptr || task.ends) {
-    store_tile<kVectors, kPixels>(task, Pixels<float, kPixels>(tile.y, task.k), first_output, sums[0]);
+    store_tile<kVectors, kPixels>(task, Pixels<float, kPixels>(tile.y, task.k), tile.number, first_output,
+                                  sums[0]);
     return;
   }
 #pragma GCC unroll 16
@@ -266,6 +287,7 @@ void conv(const ConvTask& task, const float* w, int first_vector, int num_vector
   bool known_even = false;
   TileFunction function = nullptr;
   const auto run = [&](const Region& region, int number, int pixels, bool even) {
+    tile.number = number;
     tile.sums =
         task.sums == nullptr ? nullptr : task.sums + static_cast<int64_t>(number) * 2 * kLanes * kMaxTile;
     if (pixels != known_pixels || even != known_even) {

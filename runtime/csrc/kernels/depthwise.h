@@ -11,9 +11,10 @@ namespace {
 using compress::DepthwiseTask;
 
 // Channels [c, c + kLanes) of one tile; `kPart`: only the first `left` of them exist.
+// `row_sums`: DepthwiseTask's, of these channels in this row, or null.
 template <template <typename, int> class Pixels, int kPixels, bool kPart>
 inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& region, const PixelTile& tile,
-                             int c, int left) {
+                             int c, int left, float* row_sums) {
   const int64_t pitch = task.pitch;
   const Pixels<const float, kPixels> x(tile.x, pitch * task.tiling.input_step_x);
   Vec sums[kPixels];
@@ -37,8 +38,19 @@ inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& 
   const Vec lower = broadcast(&task.lower), upper = broadcast(&task.upper), post = load(task.post + c);
   const auto y = moved(Pixels<float, kPixels>(tile.y, task.k), c);
 #pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) sums[p] = clamp(sums[p], lower, upper);
+  if (row_sums != nullptr) {
+    Vec even = zero(), odd = zero();
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+      Vec& sum = p % 2 == 0 ? even : odd;
+      sum = add(sum, absolute(sums[p]));
+    }
+    store(row_sums, add(load(row_sums), add(even, odd)));
+  }
+#pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
-    const Vec value = add(clamp(sums[p], lower, upper), post);
+    const Vec value = add(sums[p], post);
     if constexpr (kPart) {
       store_first(y.at(p), value, left);
     } else {
@@ -48,14 +60,17 @@ inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& 
 }
 
 template <template <typename, int> class Pixels, int kPixels>
-void depthwise_tile(const DepthwiseTask& task, const compress::Region& region, const PixelTile& tile) {
+void depthwise_tile(const DepthwiseTask& task, const compress::Region& region, const PixelTile& tile,
+                    float* row_sums) {
+  const auto sums = [&](int c) { return row_sums == nullptr ? nullptr : row_sums + c; };
   int c = 0;
   for (; c + kLanes <= task.channels; c += kLanes)
-    depthwise_vector<Pixels, kPixels, false>(task, region, tile, c, kLanes);
-  if (c < task.channels) depthwise_vector<Pixels, kPixels, true>(task, region, tile, c, task.channels - c);
+    depthwise_vector<Pixels, kPixels, false>(task, region, tile, c, kLanes, sums(c));
+  if (c < task.channels)
+    depthwise_vector<Pixels, kPixels, true>(task, region, tile, c, task.channels - c, sums(c));
 }
 
-using DepthwiseFunction = void (*)(const DepthwiseTask&, const compress::Region&, const PixelTile&);
+using DepthwiseFunction = void (*)(const DepthwiseTask&, const compress::Region&, const PixelTile&, float*);
 
 // The kernel for a tile of `pixels`, found as in kernels/conv.h.
 template <template <typename, int> class Pixels, int kPixels = kMaxTile>
@@ -68,14 +83,24 @@ DepthwiseFunction depthwise_function(int pixels) {
   }
 }
 
+// Where a tile's row adds up; the row's first tile begins with zeros.
+inline float* sums_of_row(const DepthwiseTask& task, const compress::Region& region, int number) {
+  if (task.row_sums == nullptr) return nullptr;
+  float* const sums = task.row_sums + static_cast<int64_t>(region.y) * task.row_sums_pitch;
+  const bool begins =
+      region.x == 0 && number == region.first_tile && (task.row_sums_pitch != 0 || region.y == 0);
+  for (int c = 0; begins && c < task.channels; c += kLanes) store(sums + c, zero());
+  return sums;
+}
+
 void depthwise(const DepthwiseTask& task, int first_tile, int last_tile) {
   PixelTile tile;
-  for_each_tile<true>(
-      task, 0, first_tile, last_tile, tile, [&](const compress::Region& region, int, int pixels, bool even) {
-        const DepthwiseFunction function =
-            even ? depthwise_function<EvenPixels>(pixels) : depthwise_function<ListedPixels>(pixels);
-        function(task, region, tile);
-      });
+  for_each_tile<true>(task, 0, first_tile, last_tile, tile,
+                      [&](const compress::Region& region, int number, int pixels, bool even) {
+                        const DepthwiseFunction function = even ? depthwise_function<EvenPixels>(pixels)
+                                                                : depthwise_function<ListedPixels>(pixels);
+                        function(task, region, tile, sums_of_row(task, region, number));
+                      });
 }
 
 }  // namespace

@@ -74,6 +74,10 @@ struct ConvTask {
   Prefetch* prefetch;  // null: nothing to ask for
   float* sums;         // null: one call adds up everything
   bool begins, ends;
+  // For the next layer's predictor: tile_sums[t * tile_sums_pitch + o] = sum over the pixels of tile t of
+  // |y[p][o]|, whole vectors, whose lanes beyond k hold anything. Null: nobody asks; so it is with raw.
+  float* tile_sums;
+  int32_t tile_sums_pitch;
 };
 
 // Where packed channels, k a pixel, go among all: for block b of `lanes` channels, counts[b] of them from
@@ -195,6 +199,11 @@ struct DepthwiseTask {
   int32_t k;      // and from output pixel to output pixel
   float lower, upper;
   Tiling tiling;
+  // For the next layer's predictor: row_sums[r * row_sums_pitch + c] = sum over the pixels of output row r of
+  // |y[p][c] - post[c]|, whole vectors, whose lanes beyond `channels` hold anything; with a pitch of 0, of
+  // all rows, which must then begin at the plane's first. A call has whole rows. Null: nobody asks.
+  float* row_sums;
+  int32_t row_sums_pitch;
 };
 
 // y[p][c] = the largest x[q(p, t)][c] over the taps t inside the input, of which every pixel has one, for the

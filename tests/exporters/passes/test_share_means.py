@@ -58,6 +58,59 @@ def test_all_readers_of_a_sum_share_its_means(rewritten):
     case.assert_same_numbers()
 
 
+def behind_a_layer(rewritten, first, second, *, batch=1, constants=(), lower="0.0"):
+    """Three of five channels go into the first layer; of its five outputs, two win and go into the second."""
+    rng = np.random.default_rng(1)
+    shapes = {"w": (5, 5, 1, 1), "b": (5,), "s": (5, 5), "r": (5,), "f": (5, 1, 3, 3), "g": (5,)}
+    values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    values |= {"i": np.array([[0, 2, 3]]), "z": np.clip(values["g"], float(lower), 6.0), "o": np.array([[1, 4]])}
+    first = first.replace("depthwise_lower=0.0", f"depthwise_lower={lower}")
+    text = f"g (float[{batch},4,6,3] x) => (float[{batch},4,6,2] c) {{ {first} {second} }}"
+    return rewritten(text, values | dict(constants))
+
+
+FIRST = LAYER.replace("(y, all,", "(x, i,")
+FIRST_FUSED = f"{FUSED}(x, i, w, b, s, r, f, g)"
+SECOND = LAYER.replace("a, j", "c, l").replace("(y, all,", "(a, j,")
+SECOND_WITH_REST = SECOND.replace("r)", "r, , z)")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (FIRST, SECOND),
+        (FIRST, f"{FUSED}(a, j, w, b, s, r, f, b)".replace("a, j =", "c, l =")),
+        (FIRST_FUSED, SECOND_WITH_REST),
+    ],
+    ids=["layer", "depthwise behind the second", "depthwise behind the first"],
+)
+@pytest.mark.parametrize("lower", ["0.0", "-1.0"])
+def test_a_layer_reads_the_means_of_a_layer(rewritten, first, second, lower, batch):
+    case = behind_a_layer(rewritten, first, second, batch=batch, lower=lower)
+    assert share_means(case.graph) == 1
+    source, reader = case.graph.nodes
+    assert len(source.outputs) == 3
+    assert reader.inputs[-1] is source.outputs[2]
+    case.assert_same_numbers()
+    assert share_means(case.graph) == 0
+
+
+OTHER_MEANS = {
+    "means with what the reader has not left out": (FIRST_FUSED, SECOND),
+    "means without what the reader has left out": (FIRST, SECOND_WITH_REST),
+    "means with another rest": (FIRST_FUSED, SECOND_WITH_REST.replace(", z)", ", g)")),
+    "the planes as other channels": (FIRST, SECOND.replace("(a, j,", "(a, o,")),
+}
+
+
+@pytest.mark.parametrize("why", OTHER_MEANS)
+def test_means_of_anything_else_are_not_read(rewritten, why):
+    case = behind_a_layer(rewritten, *OTHER_MEANS[why])
+    assert share_means(case.graph) == 0
+    case.assert_same_numbers()
+
+
 LEFT_ALONE = {
     "not a sum": {"total": "y = Neg(z)"},
     "planes without their constants": {"layers": LAYER.replace("r)", "r, , e)")},

@@ -199,14 +199,17 @@ void run_case(const Case& c, const std::string& number) {
 struct Result {
   std::vector<float> y;
   std::vector<int64_t> j;
+  std::vector<float> means;
   bool operator==(const Result&) const = default;
 };
 
 Result run(const FbsConv& layer, const FusedCase& c, int threads) {
   Result result = {std::vector<float>(static_cast<size_t>(count(c.outputs())), NAN),
-                   std::vector<int64_t>(static_cast<size_t>(c.layer.x_dims[0] * c.winners()), -1)};
+                   std::vector<int64_t>(static_cast<size_t>(c.layer.x_dims[0] * c.winners()), -1),
+                   std::vector<float>(static_cast<size_t>(c.layer.x_dims[0] * c.winners()), NAN)};
   layer.run(c.layer.input(), c.layer.places(), result.y.data(), result.j.data(),
-            threads == 1 ? Parallel() : Parallel(threads, run_on_threads, nullptr));
+            threads == 1 ? Parallel() : Parallel(threads, run_on_threads, nullptr),
+            {nullptr, result.means.data()});
   return result;
 }
 
@@ -226,6 +229,13 @@ void expect_right(const FusedCase& c, const Result& result, const std::string& n
     const std::vector<double> wanted = plain_loops(c.behind, t, between, won);
     const auto first = result.y.begin() + n * static_cast<int64_t>(wanted.size());
     expect_near({first, first + static_cast<int64_t>(wanted.size())}, wanted, name, largest);
+    std::vector<double> left_out;
+    for (const int64_t o : won) {
+      const float shift = c.behind.spec.shift.data[o];
+      left_out.push_back(static_cast<double>(std::clamp(shift, c.behind.spec.lower, c.behind.spec.upper)));
+    }
+    const auto means = result.means.begin() + n * winners;
+    host::expect_means({means, means + winners}, &*first, c.outputs()[1] * c.outputs()[2], left_out, name);
   }
 }
 

@@ -105,12 +105,18 @@ void run_case(const Case& c, const std::string& number, Random& random) {
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
     const FbsConv layer(c.spec, isa->kernels);
+    std::vector<float> alone_means;
     for (const bool threaded : {false, true}) {
       const std::string name = number + " " + isa->name + (threaded ? " threaded" : "");
       std::vector<float> y(static_cast<size_t>(samples * height * width * winners), NAN);
       std::vector<int64_t> j(static_cast<size_t>(samples * winners), -1);
-      layer.run(c.input(), c.places(), y.data(), j.data(),
-                threaded ? Parallel(3, run_on_threads, nullptr) : Parallel());
+      std::vector<float> means(j.size(), NAN), same_y = y;
+      const Parallel parallel = threaded ? Parallel(3, run_on_threads, nullptr) : Parallel();
+      layer.run(c.input(), c.places(), y.data(), j.data(), parallel, {nullptr, means.data()});
+      layer.run(c.input(), c.places(), same_y.data(), j.data(), parallel);
+      expect(same_y == y, name + ": means change the outputs");
+      if (!threaded) alone_means = means;
+      expect(means == alone_means, name + ": other means");
       if (first_j.empty()) first_j = j;
       expect(j == first_j, name + ": other winners than the first run");
       for (int64_t n = 0; n < samples; ++n) {
@@ -118,6 +124,9 @@ void run_case(const Case& c, const std::string& number, Random& random) {
         const std::vector<double> saliency = expected_saliency(c, n);
         expect_winners(block_means(saliency, static_cast<size_t>(c.spec.winner_block)), won, name);
         const std::vector<double> expected = expected_sample(c, n, won, saliency);
+        const auto of_sample = means.begin() + n * winners;
+        host::expect_means({of_sample, of_sample + winners},
+                           y.data() + static_cast<size_t>(n) * expected.size(), height * width, {}, name);
         double largest = 1;
         for (const double value : expected) largest = std::max(largest, std::abs(value));
         for (size_t i = 0; i < expected.size(); ++i) {

@@ -35,6 +35,25 @@ inline void expect_near(const std::vector<float>& got, const std::vector<double>
   }
 }
 
+// means[c] = mean over the pixels of |y[p][c] + shift[c]|, `shift` empty: 0.
+inline void expect_means(const std::vector<float>& means, const float* y, int64_t pixels,
+                         const std::vector<double>& shift, const std::string& where) {
+  const size_t channels = means.size();
+  for (size_t c = 0; c < channels; ++c) {
+    double size = 0.0, terms = 0.0;
+    const double moved = shift.empty() ? 0.0 : shift[c];
+    for (int64_t p = 0; p < pixels; ++p) {
+      const auto value = static_cast<double>(y[static_cast<size_t>(p) * channels + c]);
+      size += std::abs(value + moved);
+      terms += std::abs(value) + std::abs(moved);
+    }
+    const auto count = static_cast<double>(pixels);
+    expect(std::abs(size / count - static_cast<double>(means[c])) <= 1e-5 * terms / count,
+           where + ": mean " + std::to_string(c) + " is " + std::to_string(means[c]) + ", not " +
+               std::to_string(size / count));
+  }
+}
+
 // Threads of the host's own: item i runs on thread i % 3.
 inline void run_on_threads(void*, compress::Parallel::Body body, size_t total, void* data) {
   constexpr size_t kThreads = 3;

@@ -154,11 +154,11 @@ def fused(layer, behind, x, index):
     return depthwise_conv(behind, between, j), j
 
 
-def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), types=None, means=False, **attributes):
+def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), types=None, means="", **attributes):
     """A model of one FBSConv node, or of one FBSConvDepthwise with the depthwise convolution `behind`.
 
-    `shape` is X's in the file, `computed` constants become graph inputs, `means` is one with U, `attributes` override
-    those there are.
+    `shape` is X's in the file, `computed` constants become graph inputs, `means` names those of U and M that are there,
+    `attributes` override those there are.
     """
     op, names, constants, defaults = "FBSConv", CONSTANTS, layer.constants, layer.attributes()
     if behind is not None:
@@ -182,12 +182,14 @@ def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), t
     ]
     kept = {name: value for name, value in (defaults | attributes).items() if value is not None}
     given = ["X", "I", *(name if name in present else "" for name in names)]
-    if means:
+    if "M" in means:
+        outputs.append(helper.make_tensor_value_info("M", TensorProto.FLOAT, [None] * 2))
+    if "U" in means:
         given.append("U")
         inputs.append(helper.make_tensor_value_info("U", TensorProto.FLOAT, [None] * 2))
     while not given[-1]:
         given.pop()
-    node = helper.make_node(op, given, ["Y", "J"], domain="compress", **kept)
+    node = helper.make_node(op, given, [output.name for output in outputs], domain="compress", **kept)
     return _model([node], inputs, outputs, initializers)
 
 
