@@ -7,16 +7,11 @@
 #include <utility>
 #include <vector>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 namespace compress {
 
 namespace {
 
 constexpr size_t kLine = 64;
-constexpr size_t kHugePage = size_t{2} << 20;
 
 std::atomic<int64_t> allocations{0};
 
@@ -35,25 +30,34 @@ Pool& pool() {
 
 Buffer::Buffer(size_t bytes) {
   if (bytes == 0) return;
-  const size_t alignment = bytes >= kHugePage ? kHugePage : kLine;
-  bytes_ = (bytes + kLine - 1) / kLine * kLine;
-  if (bytes_ < bytes) throw std::bad_alloc();
-  void* memory = nullptr;
-  if (posix_memalign(&memory, alignment, bytes_) != 0) throw std::bad_alloc();
-#ifdef __linux__
-  if (alignment == kHugePage) madvise(memory, bytes_, MADV_HUGEPAGE);  // a wish: small pages serve as well
-#endif
-  data_ = static_cast<char*>(memory);
+  const size_t rounded = (bytes + kLine - 1) / kLine * kLine;
+  if (rounded < bytes) throw std::bad_alloc();
+  const bool large = rounded >= kHugePage;
+  if (!large) place_ = take_place(rounded);
+  if (place_.data == nullptr) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, large ? kHugePage : kLine, rounded) != 0) {
+      if (!large) give_back(place_, rounded);
+      throw std::bad_alloc();
+    }
+    place_.data = static_cast<char*>(memory);
+    if (large) want_huge_pages(place_.data, rounded);
+  }
+  bytes_ = rounded;
   allocations.fetch_add(1, std::memory_order_relaxed);
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  if (bytes_ == 0) return;
+  if (place_.chunk == nullptr) std::free(place_.data);
+  if (bytes_ < kHugePage) give_back(place_, bytes_);
+}
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    : place_(std::exchange(other.place_, {})), bytes_(std::exchange(other.bytes_, 0)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(data_, other.data_);
+  std::swap(place_, other.place_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
@@ -27,6 +28,7 @@
 #include "linear.h"
 #include "max_pool.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "select.h"
 #include "shares.h"
 #include "unpack.h"
@@ -487,6 +489,40 @@ std::string isa_names() {
   return names;
 }
 
+// Buffers of any size that come and go, far more than a huge page of them: each keeps its own bytes.
+void check_buffers() {
+  Random random(1);
+  struct Held {
+    compress::Buffer buffer;
+    unsigned char byte;
+  };
+  std::vector<Held> held;
+  const auto expect_whole = [](const Held& one) {
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(one.buffer.data());
+    expect(std::count(bytes, bytes + one.buffer.bytes(), one.byte) ==
+               static_cast<std::ptrdiff_t>(one.buffer.bytes()),
+           "a buffer's bytes changed");
+  };
+  for (int turn = 0; turn < 400; ++turn) {
+    const bool drains = turn >= 300;
+    if (!held.empty() && (drains || random.chance(0.3))) {
+      const auto which = static_cast<size_t>(random.integer(0, static_cast<int64_t>(held.size()) - 1));
+      expect_whole(held[which]);
+      std::swap(held[which], held.back());
+      held.pop_back();
+      if (drains) continue;
+    }
+    const int64_t most = random.one_of({100, 10000, 1000000, 5000000});
+    const auto bytes = static_cast<size_t>(random.integer(0, most));
+    held.push_back({compress::Buffer(bytes), static_cast<unsigned char>(random.integer(0, 255))});
+    const compress::Buffer& made = held.back().buffer;
+    expect(made.bytes() >= bytes && reinterpret_cast<uintptr_t>(made.data()) % 64 == 0,
+           "a buffer is not as asked");
+    if (bytes > 0) std::memset(made.data(), held.back().byte, made.bytes());
+  }
+  for (const Held& one : held) expect_whole(one);
+}
+
 // Whatever memory it is, and whoever has written to it: its bytes stay.
 void check_file_pages(Random& random) {
   constexpr size_t kBytes = size_t{1} << 18;
@@ -531,6 +567,7 @@ int main(int argc, char** argv) {
   }
   run_in_turn(random);
   check_file_pages(random);
+  check_buffers();
   for (const Shape& shape : kConcurrent) run_concurrently(shape, random);
   for (int i = 0; i < cases; ++i) {
     const std::string number = "case " + std::to_string(i);
