@@ -56,14 +56,14 @@ void FbsConv::ask_for_next_saliency(const Work& work, int32_t own, Prefetch* pre
   const int32_t rows = all ? next.inputs : winners_;
   const Stretch part(next.saliency_pitch, own, manner.saliency_parts);
   int32_t* const lines = work.next_lines + int64_t{own} * kMostNextLines;
-  int32_t count = 0;
-  for (int32_t i = 0; i < rows && count < kMostNextLines; ++i) {
-    const int32_t row = (all ? i : work.winners[i]) * next.saliency_pitch;
-    for (int32_t o = part.begin; o < part.end && count < kMostNextLines; o += kLineFloats) {
-      lines[count++] = row + o;
-    }
+  const int32_t of_row = (part.end - part.begin + kLineFloats - 1) / kLineFloats;
+  const int32_t known = of_row == 0 ? 0 : std::min(rows, kMostNextLines / of_row);
+  int32_t* line = lines;
+  for (int32_t i = 0; i < known; ++i) {
+    const int32_t first = (all ? i : work.winners[i]) * next.saliency_pitch + part.begin;
+    for (int32_t l = 0; l < of_row; ++l) *line++ = first + l * kLineFloats;
   }
-  *prefetch = {&next.saliency_weight, 1, lines, count, 0, 0, nullptr};
+  *prefetch = {&next.saliency_weight, 1, lines, known * of_row, 0, 0, nullptr};
 }
 
 // The same for the weights that it packs first. `used`: lines that the predictor's list holds.
@@ -78,16 +78,19 @@ void FbsConv::ask_for_next_weights(const Work& work, int32_t own, int32_t used, 
   const int32_t begin = manner.by_outputs ? Stretch(next.weight_vectors, own, manner.shares).begin : 0;
   const int32_t end = std::min(begin + next.weight_sources, next.weight_vectors);
   int32_t* const lines = work.next_lines + int64_t{own} * kMostNextLines + used;
-  int32_t count = 0;
+  const int32_t of_channel = (next.channel_stride + kLineFloats - 1) / kLineFloats;
+  int32_t left = (kMostNextLines - used) / of_channel;
+  int32_t* line = lines;
   for (int32_t v = begin; v < end; ++v) {
-    for (int32_t i = 0; i < rows && used + count < kMostNextLines; ++i) {
-      const int64_t row = v * next.vector_stride + int64_t{all ? i : work.winners[i]} * next.channel_stride;
-      for (int32_t o = 0; o < next.channel_stride && used + count < kMostNextLines; o += kLineFloats) {
-        lines[count++] = static_cast<int32_t>(row + o);
-      }
+    const int32_t known = std::min(rows, left);
+    left -= known;
+    for (int32_t i = 0; i < known; ++i) {
+      const auto first = static_cast<int32_t>(
+          v * next.vector_stride + int64_t{all ? i : work.winners[i]} * next.channel_stride);
+      for (int32_t l = 0; l < of_channel; ++l) *line++ = first + l * kLineFloats;
     }
   }
-  *prefetch = {&next.weight, 1, lines, count, 0, 0, nullptr};
+  *prefetch = {&next.weight, 1, lines, static_cast<int32_t>(line - lines), 0, 0, nullptr};
 }
 
 }  // namespace compress
