@@ -85,8 +85,8 @@ void FbsConv::ask_for_next_weights(const Work& work, int32_t own, int32_t used, 
     const int32_t known = std::min(rows, left);
     left -= known;
     for (int32_t i = 0; i < known; ++i) {
-      const auto first = static_cast<int32_t>(
-          v * next.vector_stride + int64_t{all ? i : work.winners[i]} * next.channel_stride);
+      const auto first = static_cast<int32_t>(v * next.vector_stride +
+                                              int64_t{all ? i : work.winners[i]} * next.channel_stride);
       for (int32_t l = 0; l < of_channel; ++l) *line++ = first + l * kLineFloats;
     }
   }

@@ -92,9 +92,10 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
       require(check_means(x.dims, given.dims));
       means.of_x = given.data;
     }
-    float* y = output<float>(self.api, context, 0, self.layer->y_dims(x.dims));
+    // Small ones first: they would take their memory out of what the next planes fit in.
     auto* j = output<int64_t>(self.api, context, 1, {x.dims[0], self.layer->spec().winners});
     means.of_y = output_if_any<float>(self.api, context, 2, {x.dims[0], self.layer->spec().winners});
+    float* y = output<float>(self.api, context, 0, self.layer->y_dims(x.dims));
     SessionThreads threads(self.api, context, self.threads);
     self.layer->run(x, index, y, j, threads.parallel(), means);
     threads.finish();

@@ -1,7 +1,6 @@
 #include "huge_pages.h"
 
-#include <cstdlib>
-#include <memory>
+#include <cstdint>
 #include <mutex>
 #include <new>
 
@@ -34,12 +33,7 @@ constexpr bool kShares = true;
 
 // Filled from the front. What is given back becomes free with the whole, or at once where it is the last.
 struct Chunk {
-  explicit Chunk(char* start) : memory(start) {}
-  ~Chunk() { std::free(memory); }
-  Chunk(const Chunk&) = delete;
-  Chunk& operator=(const Chunk&) = delete;
-
-  char* const memory;
+  char* memory;
   size_t used = 0;
   size_t places = 0;
 };
@@ -58,19 +52,41 @@ Chunks& chunks() {
   return *instance;
 }
 
-// Null where there is no such memory.
+// From the system itself: once the C library has had so much to free, it maps nothing as large any more, and
+// keeps what others give back. Null where there is no such memory.
+char* map_chunk() {
+#ifdef __linux__
+  void* const mapped = mmap(nullptr, kChunkBytes + kHugePage, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  auto* const begin = static_cast<char*>(mapped);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  if (before > 0) munmap(begin, before);
+  munmap(begin + before + kChunkBytes, kHugePage - before);
+  want_huge_pages(begin + before, kChunkBytes);
+  return begin + before;
+#else
+  return nullptr;
+#endif
+}
+
+void unmap_chunk([[maybe_unused]] char* memory) {
+#ifdef __linux__
+  munmap(memory, kChunkBytes);
+#endif
+}
+
 Chunk* new_chunk() {
-  void* memory = nullptr;
-  if (posix_memalign(&memory, kHugePage, kChunkBytes) != 0) return nullptr;
-  want_huge_pages(static_cast<char*>(memory), kChunkBytes);
-  Chunk* const chunk = new (std::nothrow) Chunk(static_cast<char*>(memory));
-  if (chunk == nullptr) std::free(memory);
+  char* const memory = map_chunk();
+  if (memory == nullptr) return nullptr;
+  auto* const chunk = new (std::nothrow) Chunk{memory};
+  if (chunk == nullptr) unmap_chunk(memory);
   return chunk;
 }
 
 }  // namespace
 
-void want_huge_pages(char* memory, size_t bytes) {
+void want_huge_pages([[maybe_unused]] char* memory, [[maybe_unused]] size_t bytes) {
 #ifdef __linux__
   madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
@@ -101,6 +117,7 @@ void give_back(const Place& place, size_t bytes) {
   if (place.data + bytes == chunk->memory + chunk->used) chunk->used -= bytes;
   if (--chunk->places > 0) return;
   if (all.last == chunk) all.last = nullptr;
+  unmap_chunk(chunk->memory);
   delete chunk;
 }
 

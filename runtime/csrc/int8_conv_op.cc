@@ -62,10 +62,10 @@ OrtStatus* run_fbs_conv_int8(void* kernel, OrtKernelContext* context) {
       require(std::string("input D") + kNotConstant);
     const LayerSpec& layer = spec.layer;
     const int64_t samples = x.dims[0];
+    auto* j = output<int64_t>(self.api, context, 1, {samples, layer.winners});
     auto* y =
         output<uint8_t>(self.api, context, 0,
                         {samples, layer.y().outputs(x.dims[1]), layer.x().outputs(x.dims[2]), layer.winners});
-    auto* j = output<int64_t>(self.api, context, 1, {samples, layer.winners});
     SessionThreads threads(self.api, context, self.threads);
     self.layer->run(x, index, y, j, threads.parallel());
     threads.finish();

@@ -87,13 +87,15 @@ OrtStatus* run_unpack(void* kernel, OrtKernelContext* context) {
       }
       z = summand.data;
     }
+    float* means = nullptr;
+    if constexpr (!kIsBytes<Element>)
+      means = output_if_any<float>(self.api, context, 1, {x.dims[0], self.channels});
     auto* y = output<Element>(self.api, context, 0, {x.dims[0], x.dims[1], x.dims[2], self.channels});
     SessionThreads threads(self.api, context, self.setting.threads);
     if constexpr (kIsBytes<Element>) {
       unpack_bytes(*self.setting.kernels, self.channels, x, index, {z, self.x, self.z, self.y, self.lower}, y,
                    threads.parallel());
     } else {
-      auto* means = output_if_any<float>(self.api, context, 1, {x.dims[0], self.channels});
       const Sum sum = {z, self.lower, means, z_index ? &*z_index : nullptr};
       unpack(*self.setting.kernels, self.channels, x, index, sum, y, threads.parallel());
     }
