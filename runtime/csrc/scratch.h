@@ -10,7 +10,7 @@
 namespace compress {
 
 // Memory aligned to a cache line, on huge pages as far as the system has them: weights are read once per
-// call, so that missing translations cost as much as missing lines (small pages: ResNet-50 4 % slower).
+// call, so that missing translations cost as much as missing lines (small pages: MobileNetV2 3 % slower).
 // Throws std::bad_alloc.
 class Buffer {
  public:

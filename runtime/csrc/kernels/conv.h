@@ -47,14 +47,15 @@ inline void apply_epilogue(const compress::Epilogue& epilogue, int first_output,
   }
 }
 
-// to[v] = sum over the pixels of |values[p][v]|.
+// to[v] = sum over the pixels of |values[p][v]|, in two chains. (Shared with kernels/depthwise.h, through a
+// lambda or an array of its form, it cost either kernel 3 %: the compiler then keeps the sums in memory.)
 template <int kVectors, int kPixels>
 inline void store_abs_sums(const Vec (&values)[kPixels][kVectors], float* to) {
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
-    Vec even = absolute(values[0][v]), odd = kPixels > 1 ? absolute(values[kPixels > 1][v]) : zero();
+    Vec even = zero(), odd = zero();
 #pragma GCC unroll 16
-    for (int p = 2; p < kPixels; ++p) {
+    for (int p = 0; p < kPixels; ++p) {
       Vec& sum = p % 2 == 0 ? even : odd;
       sum = add(sum, absolute(values[p][v]));
     }
