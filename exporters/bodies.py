@@ -183,32 +183,36 @@ def _inputs(op: opset.Op, variant: FBSVariant) -> list[str]:
 
 
 def depthwise_conv_body(
-    activation: str, onnx_opset: int = opset.ONNX_OPSET, *, measures: bool = False
+    activation: str, onnx_opset: int = opset.ONNX_OPSET, *, of_layer: bool = False, measures: bool = False
 ) -> FunctionProto:
     """Returns the DepthwiseConv function for an activation (none, relu or clip), which names its overload.
 
     All C planes are convolved, with constant weights: ONNX Runtime has kernels of its own for that, and none for
-    weights that are computed. Then the channels that exist are picked out. `measures`: its nodes also make the M of
-    FBSConvDepthwise.
+    weights that are computed. Then the channels that exist are picked out.
+
+    Args:
+        activation: none, relu or clip.
+        onnx_opset: The model's own.
+        of_layer: For FBSConvDepthwise, of whose channels one exists at least: what stands for the others is not zero.
+        measures: Its nodes also make the M of FBSConvDepthwise.
     """
     clamp = {"none": "{y} = Identity({x})", "relu": "{y} = Relu({x})", "clip": "{y} = Clip({x}, low, high)"}[activation]
     lines = [
         "low = Constant<value_float: float = @lower>()",
         "high = Constant<value_float: float = @upper>()",
-        "plane_axes_of_channels = Constant<value_ints=[1, 2]>()",
-        *_spread(),
+        _PLANE_AXES,
+        *_spread(matters=not of_layer),
         f"convolved = {_CONV.removesuffix('>')}, group: int = @channels>(spread, W, B)",
         clamp.format(x="convolved", y="whole"),
         clamp.format(x="B", y="of_zeros"),
-        "rest = Unsqueeze(of_zeros, plane_axes_of_channels)",
-        "difference = Sub(whole, rest)",
         "channel_of = Unsqueeze(rows, minus_one)",
-        "y = GatherND<batch_dims=1>(difference, channel_of)",
+        "picked = GatherND<batch_dims=1>(whole, channel_of)",
+        "rests = Gather(of_zeros, rows)",
+        "rest = Unsqueeze(rests, plane_axes)",
+        "y = Sub(picked, rest)",
         "Y = Transpose<perm=[0, 2, 3, 1]>(y)",
+        *(_mean_size("picked", "M") if measures else ()),
     ]
-    if measures:
-        lines += ["rests = Gather(of_zeros, rows)", _PLANE_AXES, "rest_planes = Unsqueeze(rests, plane_axes)"]
-        lines += ["with_rest = Add(y, rest_planes)", *_mean_size("with_rest", "M")]
     names = [tensor.name for tensor in opset.DEPTHWISE_CONV.inputs]
     return function_of(opset.DEPTHWISE_CONV, activation, names, lines, onnx_opset)
 
@@ -232,7 +236,7 @@ def fbs_conv_depthwise_body(
     result.node.extend(fbs_conv_body(replace(variant, measures=False), onnx_opset).node)
     result.node[-1].output[0] = "T"
     names = {"X": "T", "I": "J", "W": "V", "B": "S", "Y": "Y", "M": "M"}
-    nodes = depthwise_conv_body(activation, onnx_opset, measures=variant.measures).node
+    nodes = depthwise_conv_body(activation, onnx_opset, of_layer=True, measures=variant.measures).node
     _rename(nodes, names, "depthwise_")
     for node in nodes:
         for attribute in node.attribute:
@@ -377,25 +381,31 @@ def _unpack_to(result: str, absent: str = "") -> list[str]:
     return [*_spread(absent), f"{result} = Transpose<perm=[0, 2, 3, 1]>(spread)"]
 
 
-def _spread(absent: str = "") -> list[str]:
-    """X unpacked by I into `spread`, NCHW."""
+def _spread(absent: str = "", *, matters: bool = True) -> list[str]:
+    """X unpacked by I into `spread`, NCHW.
+
+    `matters`: absent channels are planes of zeros, or of the value `absent`; else they hold any plane, of which there
+    is one.
+    """
     # places[n, c]: where dense channel c lies among the packed ones; if absent, their number (the appended plane).
-    places = """
+    places = f"""
     channel_count = Constant<value_int: int = @channels>()
     channels = Reshape(channel_count, minus_one)
     dense_shape = Concat<axis=0>(samples, channels)
-    absent = Expand(live, dense_shape)
     start = Constant<value_int=0>()
     step = Constant<value_int=1>()
     stop = Squeeze(live)
+    absent = Expand({"live" if matters else "start"}, dense_shape)
     order = Range(start, stop, step)
     orders = Expand(order, packed_shape)
     places = ScatterElements<axis=1>(absent, rows, orders)
-    one_more_plane = Constant<value_ints=[0, 0, 0, 0, 0, 1, 0, 0]>()
+    place_of = Unsqueeze(places, minus_one)
     """
-    pad = f"padded = Pad(planes, one_more_plane{absent and f', {absent}'})"
-    taken = "place_of = Unsqueeze(places, minus_one) spread = GatherND<batch_dims=1>(padded, place_of)"
-    return [_MINUS_ONE, _TO_NCHW, _SAMPLES, _ALL_ROWS_OF_I, places, pad, taken]
+    lines = [_MINUS_ONE, _TO_NCHW, _SAMPLES, _ALL_ROWS_OF_I, places]
+    if matters:
+        lines += ["one_more_plane = Constant<value_ints=[0, 0, 0, 0, 0, 1, 0, 0]>()"]
+        lines += [f"padded = Pad(planes, one_more_plane{absent and f', {absent}'})"]
+    return [*lines, f"spread = GatherND<batch_dims=1>({'padded' if matters else 'planes'}, place_of)"]
 
 
 _BLOCKS = """
