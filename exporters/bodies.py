@@ -472,6 +472,16 @@ def _constants(variant: FBSVariant) -> list[str]:
             f"left_out_product = MatMul(all_left_out, {variant.predictor})",
             "whole_shift = Add(left_out_product, R)",
         ]
+    if not variant.dense_input:
+        lines += [
+            "row_axis = Constant<value_ints=[0]>()",
+            f"predictor_shape = Shape({variant.predictor})",
+            "input_count = Gather(predictor_shape, row_axis)",
+            "one_row = Constant<value_ints=[1]>()",
+            "means_shape = Concat<axis=0>(one_row, input_count)",
+            "no_mean = Constant<value_float=0.0>()",
+            "no_means = Expand(no_mean, means_shape)",
+        ]
     if not variant.all_win:
         lines += ["count = Constant<value_int: int = @winners>()", "k = Reshape(count, minus_one)"]
     if not variant.all_win and variant.blocks:
@@ -512,8 +522,8 @@ def _layer(variant: FBSVariant, *, x: str, means: str, winners: str, y: str) -> 
 
 def _saliency(variant: FBSVariant, x: str, means: str) -> list[str]:
     """S (N, K) from the mean absolute value of the live channels."""
-    weights, shift = variant.predictor if variant.dense_input else "live_rows", "R"
-    lines = [] if variant.dense_input else [f"live_rows = Gather<axis=0>({variant.predictor}, i)"]
+    shift = "R"
+    lines = []
     if variant.left_out:
         # Every channel counts with |E|: in `shift`; those that exist with what they have more.
         live = "E" if variant.dense_input else "left_out"
@@ -525,7 +535,11 @@ def _saliency(variant: FBSVariant, x: str, means: str) -> list[str]:
         means, shift = "mean", "whole_shift"
     elif not variant.measured:
         lines += _mean_size(x, means)
-    lines += [f"raw = Gemm({means}, {weights}, {shift})"]
+    if not variant.dense_input:
+        # Means of all channels by the matrix as it is: less copying than picking its rows out.
+        lines += ["places = Unsqueeze(i, row_axis)", f"every_mean = ScatterElements<axis=1>(no_means, places, {means})"]
+        means = "every_mean"
+    lines += [f"raw = Gemm({means}, {variant.predictor}, {shift})"]
     if not variant.normalize:
         return [*lines, "s = LeakyRelu<alpha: float = @saliency_slope>(raw)"]
     return [
