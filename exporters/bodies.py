@@ -7,8 +7,9 @@ convolution with computed weights leaves ONNX Runtime's blocked layout. Three wa
 * Any other batch: a Loop over the samples, each with its own winners.
 * Any other batch, all channels in and out: one dense convolution with constant weights.
 
-Measured at density 0.5 in ONNX Runtime 1.31.1 on one thread, as fractions of the dense network's time (README of
-`runtime`): 0.4 to 0.7 for one sample, but 1.5 for MobileNetV2, whose layers are small; 0.55 to 1.2 with the loop.
+Measured at density 0.5 in ONNX Runtime 1.31.1 on one thread of an AMD EPYC, before predictors were read whole, as
+fractions of the dense network's time (README of `runtime`): 0.4 to 0.7 for one sample, but 1.5 for MobileNetV2, whose
+layers are small; 0.55 to 1.2 with the loop.
 Slowest of these is VGG-16 on 32x32 images, where half of the weights are gathered for planes of a few pixels. A dense
 convolution of unpacked planes whose winners are then picked out, the other way to serve any batch, took 1.1 to 1.2 on
 M-CifarNet, where the loop takes 0.6.
@@ -118,24 +119,32 @@ class FBSVariant:
     @property
     def overload(self) -> str:
         """The name that tells this body from the others of the same op in one file."""
-        words = ["one" if self.one_sample else "any", "dense" if self.dense_input else "packed"]
-        words += ["all"] if self.all_win else []
-        words += ["pointwise"] if self.pointwise and not self.dense_input else []
-        words += ["normalized"] if self.normalize else []
-        words += ["shifted"] if self.post_shift else []
-        words += ["whole"] if self.left_out else []
-        words += ["measured"] if self.measured else []
-        words += ["measures"] if self.measures else []
-        words += ["half"] if self.half else []
-        words += ["light"] if self.half_weight else []
-        words += [] if self.nonnegative else ["signed"]
-        words += ["blocks"] if self.blocks and not self.all_win else []
-        return "_".join([*words, self.activation])
+        return _overload(
+            "one" if self.one_sample else "any",
+            "dense" if self.dense_input else "packed",
+            "all" * self.all_win,
+            "pointwise" * (self.pointwise and not self.dense_input),
+            "normalized" * self.normalize,
+            "shifted" * self.post_shift,
+            "whole" * self.left_out,
+            "measured" * self.measured,
+            "measures" * self.measures,
+            "half" * self.half,
+            "light" * self.half_weight,
+            "signed" * (not self.nonnegative),
+            "blocks" * (self.blocks and not self.all_win),
+            self.activation,
+        )
 
     @property
     def predictor(self) -> str:
         """The tensor that holds A as floats."""
         return "predictor" if self.half else "A"
+
+
+def _overload(*words: str) -> str:
+    """The name made of those words that are not empty."""
+    return "_".join(filter(None, words))
 
 
 def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -288,9 +297,7 @@ class SumVariant:
     @property
     def overload(self) -> str:
         """The name that tells this body from the others in one file."""
-        words = ["packed"] if self.packed else []
-        words += ["measured"] if self.measured else []
-        return "_".join([*words, self.activation])
+        return _overload("packed" * self.packed, "measured" * self.measured, self.activation)
 
 
 def unpack_add_body(variant: SumVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -357,10 +364,8 @@ class LinearVariant:
     @property
     def overload(self) -> str:
         """The name that tells this body from the others in one file."""
-        words = ["dense"] if self.dense_input else []
-        words += ["light"] if self.half_weight else []
-        words += ["average"] if self.average else []
-        return "_".join([*words, self.activation])
+        words = "dense" * self.dense_input, "light" * self.half_weight, "average" * self.average
+        return _overload(*words, self.activation)
 
 
 def linear_body(variant: LinearVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -387,7 +392,8 @@ def _spread(absent: str = "", *, matters: bool = True) -> list[str]:
     `matters`: absent channels are planes of zeros, or of the value `absent`; else they hold any plane, of which there
     is one.
     """
-    # places[n, c]: where dense channel c lies among the packed ones; if absent, their number (the appended plane).
+    # places[n, c]: where dense channel c lies among the packed ones; if absent, their number (the appended plane), or
+    # the first of them.
     places = f"""
     channel_count = Constant<value_int: int = @channels>()
     channels = Reshape(channel_count, minus_one)

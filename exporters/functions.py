@@ -146,11 +146,11 @@ def _linear_variant(node: NodeProto, constants: dict[str, TensorProto]) -> Linea
 
 def _given(node: NodeProto, constants: dict[str, TensorProto]) -> dict[str, str]:
     """The tensors that a node reads, by the op's names for them; those that must be constant are."""
-    inputs = opset.OPS[node.op_type].inputs
-    for tensor, name in zip(inputs, node.input, strict=False):
+    op = opset.OPS[node.op_type]
+    for tensor, name in zip(op.inputs, node.input, strict=False):
         if tensor.constant and name and name not in constants:
             raise ExportError(f"node '{node.name}': input {tensor.name} must be an initializer, not '{name}'")
-    return dict(zip([tensor.name for tensor in inputs], node.input, strict=False))
+    return op.given(node.input)
 
 
 def _is_half(tensor: TensorProto) -> bool:

@@ -9,7 +9,9 @@ An op is stored in the file both as a node and as an ONNX local function of the 
 that a stock runtime inlines the body while a runtime with the native library takes its own kernel.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 __all__ = [
     "DEPTHWISE_CONV",
@@ -40,6 +42,8 @@ __all__ = [
     "Op",
     "Tensor",
 ]
+
+_Value = TypeVar("_Value")
 
 DOMAIN = "compress"
 VERSION = 1
@@ -105,6 +109,10 @@ class Op:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     attributes: tuple[Attribute, ...]
+
+    def given(self, values: Iterable[_Value]) -> dict[str, _Value]:
+        """What a node reads, by the op's names for it."""
+        return dict(zip([tensor.name for tensor in self.inputs], values, strict=False))
 
 
 _FLOATS = "float or float16"

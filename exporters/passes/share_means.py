@@ -32,7 +32,7 @@ def _share(graph: gs.Graph, layer: gs.Node) -> bool:
     if op is None or source is None:
         return False
     written = _op_of(source, (opset.UNPACK_ADD, *_LAYERS))
-    given = _inputs(layer, op)
+    given = op.given(layer.inputs)
     if written is None or "U" in given:
         return False
     if written in _LAYERS and layer.inputs[1] is not source.outputs[1]:
@@ -52,16 +52,11 @@ def _op_of(node: gs.Node, ops: tuple[opset.Op, ...]) -> opset.Op | None:
     return next((op for op in ops if is_op(node, op)), None)
 
 
-def _inputs(node: gs.Node, op: opset.Op) -> dict[str, gs.Tensor]:
-    """What a node reads, by the op's names for it."""
-    return dict(zip([tensor.name for tensor in op.inputs], node.inputs, strict=False))
-
-
 def _left_out_by(source: gs.Node, op: opset.Op) -> npt.NDArray[np.generic] | None:
     """What is missing in each plane an op writes, (K,); None for nothing."""
     if op is not opset.FBS_CONV_DEPTHWISE:
         return None
-    bias = constant_value(_inputs(source, op)["S"])
+    bias = constant_value(op.given(source.inputs)["S"])
     if bias is None:
         raise ValueError(f"node '{source.name}': S must be an initializer")
     value: npt.NDArray[np.generic] = np.clip(bias, source.attrs["depthwise_lower"], source.attrs["depthwise_upper"])

@@ -17,6 +17,12 @@ struct Stretch {
   int32_t begin, end;
 };
 
+// Writes `count` lines that follow each other, from `first` on, and returns where the next ones go.
+int32_t* list_lines(int32_t first, int32_t count, int32_t* to) {
+  for (int32_t l = 0; l < count; ++l) *to++ = first + l * kLineFloats;
+  return to;
+}
+
 }  // namespace
 
 // The rows of a vector of weights that the inputs select, for every segment.
@@ -60,10 +66,9 @@ void FbsConv::ask_for_next_saliency(const Work& work, int32_t own, Prefetch* pre
   const int32_t known = of_row == 0 ? 0 : std::min(rows, kMostNextLines / of_row);
   int32_t* line = lines;
   for (int32_t i = 0; i < known; ++i) {
-    const int32_t first = (all ? i : work.winners[i]) * next.saliency_pitch + part.begin;
-    for (int32_t l = 0; l < of_row; ++l) *line++ = first + l * kLineFloats;
+    line = list_lines((all ? i : work.winners[i]) * next.saliency_pitch + part.begin, of_row, line);
   }
-  *prefetch = {&next.saliency_weight, 1, lines, known * of_row, 0, 0, nullptr};
+  *prefetch = {&next.saliency_weight, 1, lines, static_cast<int32_t>(line - lines), 0, 0, nullptr};
 }
 
 // The same for the weights that it packs first. `used`: lines that the predictor's list holds.
@@ -87,7 +92,7 @@ void FbsConv::ask_for_next_weights(const Work& work, int32_t own, int32_t used, 
     for (int32_t i = 0; i < known; ++i) {
       const auto first = static_cast<int32_t>(v * next.vector_stride +
                                               int64_t{all ? i : work.winners[i]} * next.channel_stride);
-      for (int32_t l = 0; l < of_channel; ++l) *line++ = first + l * kLineFloats;
+      line = list_lines(first, of_channel, line);
     }
   }
   *prefetch = {&next.weight, 1, lines, static_cast<int32_t>(line - lines), 0, 0, nullptr};

@@ -236,8 +236,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   if (sample.y_means != nullptr) {
     work.y_sums_pitch = winners_padded;
     work.y_sums_parts = plan == nullptr ? geometry.num_tiles : plan->sum_rows;
-    // Then as much as abs_sums works in.
-    y_sums = (work.y_sums_parts + 4) * winners_padded;
+    y_sums = work.y_sums_parts * winners_padded + part_floats(winners_padded);
   }
   const auto carve = [&](char* memory) {
     Carver carver(memory);

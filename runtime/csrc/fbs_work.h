@@ -77,7 +77,7 @@ struct FbsConv::Work {
   float* depthwise_rows;  // of each share
   int64_t depthwise_floats;
   // Sums of |y| that threads have taken while they wrote it, of tiles, or of rows behind a depthwise
-  // convolution: parts after another of y_sums_pitch floats; null: nobody asks.
+  // convolution: part after part of y_sums_pitch floats, then where abs_sums adds them up; null: nobody asks.
   float* y_sums;
   int32_t y_sums_pitch;
   int64_t y_sums_parts;

@@ -17,14 +17,8 @@ namespace {
 constexpr size_t kChunkBytes = 16 * kHugePage;
 
 // A sanitizer sees the ends of buffers only where each has memory of its own.
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef COMPRESS_BUFFERS_APART
 constexpr bool kShares = false;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-constexpr bool kShares = false;
-#else
-constexpr bool kShares = true;
-#endif
 #else
 constexpr bool kShares = true;
 #endif

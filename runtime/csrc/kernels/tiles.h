@@ -88,25 +88,20 @@ inline void for_each_tile(const Task& task, int first_output, int first_tile, in
       const int pixels = over >= region.tiles ? size + 1 : size;
       if (over >= region.tiles) over -= region.tiles;
       const bool even = rows_go_on || column + pixels <= region.width;
-      if (kEvenApart && even) {
-        tile.x[0] = task.x + x;
-        tile.y[0] = task.y + y;
-        column += pixels;
-        x += pixels * x_step;
-        y += static_cast<int64_t>(pixels) * task.k;
-        if (column >= region.width && !rows_go_on) {
-          column = 0;
-          x += x_turn;
-          y += y_turn;
-        }
-      } else if (column + pixels < region.width) {
-        for (int p = 0; p < pixels; ++p) {
+      if (even) {
+        const int set = kEvenApart ? 1 : pixels;
+        for (int p = 0; p < set; ++p) {
           tile.x[p] = task.x + x + p * x_step;
           tile.y[p] = task.y + y + static_cast<int64_t>(p) * task.k;
         }
         column += pixels;
         x += pixels * x_step;
         y += static_cast<int64_t>(pixels) * task.k;
+        if (column == region.width) {
+          column = 0;
+          x += x_turn;
+          y += y_turn;
+        }
       } else {
         for (int p = 0; p < pixels; ++p) {
           tile.x[p] = task.x + x;

@@ -58,7 +58,7 @@ def test_all_readers_of_a_sum_share_its_means(rewritten):
     case.assert_same_numbers()
 
 
-def behind_a_layer(rewritten, first, second, *, batch=1, constants=(), lower="0.0"):
+def behind_a_layer(rewritten, first, second, *, batch=1, lower="0.0"):
     """Three of five channels go into the first layer; of its five outputs, two win and go into the second."""
     rng = np.random.default_rng(1)
     shapes = {"w": (5, 5, 1, 1), "b": (5,), "s": (5, 5), "r": (5,), "f": (5, 1, 3, 3), "g": (5,)}
@@ -66,7 +66,7 @@ def behind_a_layer(rewritten, first, second, *, batch=1, constants=(), lower="0.
     values |= {"i": np.array([[0, 2, 3]]), "z": np.clip(values["g"], float(lower), 6.0), "o": np.array([[1, 4]])}
     first = first.replace("depthwise_lower=0.0", f"depthwise_lower={lower}")
     text = f"g (float[{batch},4,6,3] x) => (float[{batch},4,6,2] c) {{ {first} {second} }}"
-    return rewritten(text, values | dict(constants))
+    return rewritten(text, values)
 
 
 FIRST = LAYER.replace("(y, all,", "(x, i,")
