@@ -13,6 +13,11 @@ namespace {
 constexpr int32_t kCacheWayFloats = 1024;
 constexpr int kFewWays = 8;
 
+// Planes of so many floats are not in the first cache level, and larger ones not in the second either, when a
+// 1x1 layer reads them. Asking for the next tile's pixels while one is computed: 256 channels at 56x56 on one
+// thread 10 to 25 % faster, 512 at 28x28 9 % (Intel Xeon).
+constexpr int64_t kFarPlane = int64_t{1} << 16;
+
 }  // namespace
 
 // All but where it writes, for the whole plane.
@@ -31,6 +36,9 @@ ConvTask FbsConv::conv_task(const float* x, const Work& work) const {
   task.tiling = work.geometry->tiling();
   task.copies_lines =
       task.tiling.input_step_x * task.pitch % kCacheWayFloats == 0 && first_level_ways() <= kFewWays;
+  const Geometry& geometry = *work.geometry;
+  task.far_inputs = taps_ == 1 && task.tiling.input_step_x == 1 && work.manner.block == 0 &&
+                    geometry.input_height * geometry.input_width * task.pitch >= kFarPlane;
   return task;
 }
 

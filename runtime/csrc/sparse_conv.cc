@@ -28,7 +28,7 @@ void copy_band(const KernelTable& kernels, const SparseSpec& spec, const SparseP
   const int64_t first_y = first_row * spec.strides[0] + plane.y - spec.pads[0];
   const int64_t first_x = plane.x - spec.pads[1];
   const auto [top, bottom] = inside(spec.y(), first_y, plan.input_height, plan.plane_height);
-  const auto [begin, end] = inside(spec.x(), first_x, plan.input_width, plan.plane_width);
+  const auto columns = inside(spec.x(), first_x, plan.input_width, plan.plane_width);
 
   CopyTask task = {};
   task.from_step = spec.strides[0] * plan.input_width;
@@ -40,8 +40,8 @@ void copy_band(const KernelTable& kernels, const SparseSpec& spec, const SparseP
                 first_x;
     task.to = to + first * plan.plane_width;
     task.rows = static_cast<int32_t>(last - first);
-    task.begin = is_input ? static_cast<int32_t>(begin) : 0;
-    task.end = is_input ? static_cast<int32_t>(end) : 0;
+    task.begin = is_input ? static_cast<int32_t>(columns.first) : 0;
+    task.end = is_input ? static_cast<int32_t>(columns.second) : 0;
     kernels.copy_plane(task);
   };
   copy(0, top, false);

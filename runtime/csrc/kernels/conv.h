@@ -28,10 +28,14 @@ constexpr int num_partial_sums(int pixels) {
   return 4 * pixels <= kMaxTile ? 4 : 2 * pixels <= kMaxTile ? 2 : 1;
 }
 
+// Inlined, as all that is given a tile's sums: they lie in memory where their address goes to a function, and
+// clang would not inline those of the largest tiles (a third of the speed).
+#define COMPRESS_INLINE inline __attribute__((always_inline))
+
 // What becomes of sums that the bias has been added to.
 template <int kVectors, int kPixels>
-inline void apply_epilogue(const compress::Epilogue& epilogue, int first_output,
-                           Vec (&sums)[kPixels][kVectors]) {
+COMPRESS_INLINE void apply_epilogue(const compress::Epilogue& epilogue, int first_output,
+                                    Vec (&sums)[kPixels][kVectors]) {
   const Vec lower = broadcast(&epilogue.lower);
   const Vec upper = broadcast(&epilogue.upper);
 #pragma GCC unroll 2
@@ -50,7 +54,7 @@ inline void apply_epilogue(const compress::Epilogue& epilogue, int first_output,
 // to[v] = sum over the pixels of |values[p][v]|, in two chains. (Shared with kernels/depthwise.h, through a
 // lambda or an array of its form, it cost either kernel 3 %: the compiler then keeps the sums in memory.)
 template <int kVectors, int kPixels>
-inline void store_abs_sums(const Vec (&values)[kPixels][kVectors], float* to) {
+COMPRESS_INLINE void store_abs_sums(const Vec (&values)[kPixels][kVectors], float* to) {
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
     Vec even = zero(), odd = zero();
@@ -64,8 +68,8 @@ inline void store_abs_sums(const Vec (&values)[kPixels][kVectors], float* to) {
 }
 
 template <int kVectors, int kPixels, typename Pixels>
-inline void store_tile(const ConvTask& task, const Pixels& y, int number, int first_output,
-                       Vec (&sums)[kPixels][kVectors]) {
+COMPRESS_INLINE void store_tile(const ConvTask& task, const Pixels& y, int number, int first_output,
+                                Vec (&sums)[kPixels][kVectors]) {
   const int left = task.k - first_output;
   if (!task.raw) apply_epilogue<kVectors, kPixels>(task.epilogue, first_output, sums);
   if (task.tile_sums != nullptr) {
@@ -87,8 +91,8 @@ inline void store_tile(const ConvTask& task, const Pixels& y, int number, int fi
 
 // sums[p][v] += x[p][offset] * row, for one row of weights.
 template <int kVectors, int kPixels, typename Pixels>
-inline __attribute__((always_inline)) void add_row(const Pixels& x, int64_t offset, const float* row,
-                                                   int64_t vector_stride, Vec (&sums)[kPixels][kVectors]) {
+COMPRESS_INLINE void add_row(const Pixels& x, int64_t offset, const float* row, int64_t vector_stride,
+                             Vec (&sums)[kPixels][kVectors]) {
   Vec w[kVectors];
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) w[v] = load(row + v * vector_stride);
@@ -140,10 +144,9 @@ inline void copy_line(float* to, const float* from, int64_t left) {
 // each pixel is worked on, the next one is copied, one pixel a channel: it comes from far away. `lines`,
 // `found` of them, are asked for meanwhile.
 template <int kVectors, int kPixels, int kPartial, typename Pixels>
-inline __attribute__((always_inline)) void add_near_rows(Pixels x, int64_t count, const float* row,
-                                                         int64_t vector_stride, const float* source,
-                                                         const int32_t* lines, int64_t found,
-                                                         Vec (&sums)[kPartial][kPixels][kVectors]) {
+COMPRESS_INLINE void add_near_rows(Pixels x, int64_t count, const float* row, int64_t vector_stride,
+                                   const float* source, const int32_t* lines, int64_t found,
+                                   Vec (&sums)[kPartial][kPixels][kVectors]) {
   static_assert(kMaxTile <= kLineFloats, "a channel copies one pixel");
   alignas(64) float copies[2][kPixels][kLineFloats];
   for (int p = 0; p < kPixels; ++p) copy_line(copies[0][p], x.at(p), count);
@@ -221,6 +224,16 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
         for (int s = 0; s < kPartial; ++s) {
           __builtin_prefetch(source + *lines++, 0, 2);
           add_row<kVectors, kPixels>(x, s, at(c + s), vector_stride, sums[s]);
+        }
+      }
+      if constexpr (kRows == Rows::kInOrder && kPartial == 1 && Pixels<const float, kPixels>::kEven) {
+        // kPixels floats a row: after the last row, all of the next tile.
+        if (task.far_inputs) {
+          const float* next = x.at(0) + kPixels * (x.step + c) - c;
+          for (; c < length; ++c, x.move(1), next += kPixels) {
+            __builtin_prefetch(next);
+            add_row<kVectors, kPixels>(x, 0, at(c), vector_stride, sums[0]);
+          }
         }
       }
       for (; c + kPartial <= length; c += kPartial, x.move(kPartial)) {

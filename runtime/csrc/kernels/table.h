@@ -71,6 +71,7 @@ struct ConvTask {
   Epilogue epilogue;
   Tiling tiling;
   bool copies_lines;   // each pixel's inputs are read from a copy, made a line at a time
+  bool far_inputs;     // a tile's inputs are asked for while the tile before it is computed: one tap, no gaps
   Prefetch* prefetch;  // null: nothing to ask for
   float* sums;         // null: one call adds up everything
   bool begins, ends;

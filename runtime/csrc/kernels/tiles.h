@@ -15,6 +15,7 @@ struct PixelTile {
 // A tile's pixels in memory, wherever they are.
 template <typename Value, int kPixels>
 struct ListedPixels {
+  static constexpr bool kEven = false;
   Value* first[kPixels];
   int64_t offset = 0;
   ListedPixels(Value* const* pixels, int64_t /*step*/) {
@@ -29,6 +30,7 @@ struct ListedPixels {
 // step stay in registers: an address of x86 is one register plus 0, 1 or 2 times another.
 template <typename Value, int kPixels>
 struct EvenPixels {
+  static constexpr bool kEven = true;
   static constexpr int kEach = 3;
   static constexpr int kPointers = (kPixels + kEach - 1) / kEach;
   Value* first[kPointers];

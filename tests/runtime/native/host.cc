@@ -91,6 +91,7 @@ std::vector<Shape> ragged_shapes() {
   }
   shapes.push_back({33, 3, 57, 61, 7, 2, 1});
   shapes.push_back({17, 15, 57, 61, 1, 1, 1});
+  shapes.push_back({33, 60, 57, 61, 1, 1, 1});  // a plane from far away
   return shapes;
 }
 
