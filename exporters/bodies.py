@@ -77,6 +77,17 @@ _TO_BYTES = f"""
     Y = Transpose<perm=[0, 2, 3, 1]>(y_bytes)
 """
 
+_KERNEL_OF_BYTES = """
+    kernel_numbers = Cast<to=1>(W)
+    steps_shape = Constant<value_ints=[-1, 1, 1, 1]>()
+    kernel_steps = Reshape(P, steps_shape)
+    kernel_floats = Mul(kernel_numbers, kernel_steps)
+"""
+_PREDICTOR_OF_BYTES = """
+    predictor_numbers = Cast<to=1>(A)
+    predictor = Mul(predictor_numbers, Q)
+"""
+
 _SAMPLES = """
     x_shape = Shape(X)
     first = Constant<value_ints=[0]>()
@@ -97,7 +108,8 @@ class FBSVariant:
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0). `pointwise`: 1x1 kernels.
     `blocks`: winner_block > 1. `left_out`: there is E. `measured`: there is U. `measures`: there is M. `half`: A is
-    float16. `half_weight`: W is. `weight`: the tensor that holds W as floats.
+    float16. `half_weight`: W is. `byte`: A is int8, with Q. `byte_weight`: W is, with P. `weight`: the tensor that
+    holds W as floats.
     """
 
     one_sample: bool
@@ -114,6 +126,8 @@ class FBSVariant:
     measures: bool = False
     half: bool = False
     half_weight: bool = False
+    byte: bool = False
+    byte_weight: bool = False
     weight: str = "W"
 
     @property
@@ -131,6 +145,8 @@ class FBSVariant:
             "measures" * self.measures,
             "half" * self.half,
             "light" * self.half_weight,
+            "byte" * self.byte,
+            "tiny" * self.byte_weight,
             "signed" * (not self.nonnegative),
             "blocks" * (self.blocks and not self.all_win),
             self.activation,
@@ -139,7 +155,12 @@ class FBSVariant:
     @property
     def predictor(self) -> str:
         """The tensor that holds A as floats."""
-        return "predictor" if self.half else "A"
+        return "predictor" if self.half or self.byte else "A"
+
+    @property
+    def means(self) -> str:
+        """The tensor that holds U; without it, one of another name where U is an input that no node gives."""
+        return "U" if self.measured or not (self.byte or self.byte_weight) else "own_means"
 
 
 def _overload(*words: str) -> str:
@@ -153,9 +174,9 @@ def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> Fu
     The standard ops in it are those of `onnx_opset`, which must be the model's own.
     """
     lines = [_MINUS_ONE, _TO_NCHW]
-    if variant.half_weight:
+    if variant.half_weight or variant.byte_weight:
         variant = replace(variant, weight="kernel_floats")
-        lines += [f"{variant.weight} = Cast<to=1>(W)"]
+        lines += [_KERNEL_OF_BYTES if variant.byte_weight else "kernel_floats = Cast<to=1>(W)"]
     lines += [*_planes(variant), "Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
     lines += _mean_size("y", "M") if variant.measures else []
     names = _inputs(opset.FBS_CONV, variant)
@@ -179,13 +200,14 @@ def _planes(variant: FBSVariant) -> list[str]:
     lines = _constants(variant)
     if variant.one_sample or (variant.dense_input and variant.all_win):
         lines += [] if variant.dense_input else ["i = Reshape(I, minus_one)"]
-        return [*lines, *_layer(variant, x="planes", means="U", winners="J", y="y")]
+        return [*lines, *_layer(variant, x="planes", means=variant.means, winners="J", y="y")]
     return [*lines, *_loop(variant)]
 
 
 def _inputs(op: opset.Op, variant: FBSVariant) -> list[str]:
     names = [tensor.name for tensor in op.inputs]
     optional = {"D": variant.post_shift, "E": variant.left_out, "U": variant.measured}
+    optional |= {"P": variant.byte_weight, "Q": variant.byte}
     while not optional.get(names[-1], True):
         names.pop()
     return names
@@ -353,19 +375,20 @@ class LinearVariant:
     """The choices in a Linear body.
 
     `activation`: one of UNPACK_ADD_ACTIVATIONS. `dense_input`: I is the constant [[0 .. C-1]]. `half_weight`: W is
-    float16. `average`: of planes their means.
+    float16. `byte_weight`: W is int8, with P. `average`: of planes their means.
     """
 
     activation: str
     dense_input: bool = False
     half_weight: bool = False
     average: bool = False
+    byte_weight: bool = False
 
     @property
     def overload(self) -> str:
         """The name that tells this body from the others in one file."""
-        words = "dense" * self.dense_input, "light" * self.half_weight, "average" * self.average
-        return _overload(*words, self.activation)
+        stored = "light" * self.half_weight or "tiny" * self.byte_weight
+        return _overload("dense" * self.dense_input, stored, "average" * self.average, self.activation)
 
 
 def linear_body(variant: LinearVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
@@ -374,10 +397,17 @@ def linear_body(variant: LinearVariant, onnx_opset: int = opset.ONNX_OPSET) -> F
     lines = [_TO_NCHW] if variant.dense_input else _spread()
     if variant.average:
         lines = [line.replace(_TO_NCHW, _AVERAGE_TO_NCHW) for line in lines]
-    lines += ["floats = Cast<to=1>(W)"] if variant.half_weight else []
-    lines += [f"flat = Flatten<axis=1>({planes})", f"sum = Gemm(flat, {'floats' if variant.half_weight else 'W'}, B)"]
+    weight = "W"
+    if variant.half_weight or variant.byte_weight:
+        weight = "floats"
+        lines += (
+            ["numbers = Cast<to=1>(W)", "floats = Mul(numbers, P)"]
+            if variant.byte_weight
+            else [f"{weight} = Cast<to=1>(W)"]
+        )
+    lines += [f"flat = Flatten<axis=1>({planes})", f"sum = Gemm(flat, {weight}, B)"]
     lines += [UNPACK_ADD_ACTIVATIONS[variant.activation].format(y="Y")]
-    names = [tensor.name for tensor in opset.LINEAR.inputs]
+    names = [tensor.name for tensor in opset.LINEAR.inputs if variant.byte_weight or not tensor.optional]
     return function_of(opset.LINEAR, variant.overload, names, lines, onnx_opset)
 
 
@@ -469,8 +499,8 @@ def _loop(variant: FBSVariant) -> list[str]:
 def _constants(variant: FBSVariant) -> list[str]:
     """What depends on weights and attributes alone: a runtime computes it once, at load."""
     lines = [_PLANE_AXES, "outputs = Size(R)"]
-    if variant.half:
-        lines += ["predictor = Cast<to=1>(A)"]
+    if variant.half or variant.byte:
+        lines += [_PREDICTOR_OF_BYTES if variant.byte else "predictor = Cast<to=1>(A)"]
     if variant.left_out:
         lines += [
             "plane_axes_of_channels = Constant<value_ints=[1, 2]>()",

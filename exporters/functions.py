@@ -111,6 +111,7 @@ def _clamp(node: NodeProto, prefix: str = "") -> str:
 def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:
     values, given = attributes_of(node), _given(node, constants)
     saliency_weight, weight = constants[given["A"]], constants[given["W"]]
+    whole = node.op_type == opset.FBS_CONV_INT8.name  # its W has steps of its own
     channels, outputs = saliency_weight.dims
     return FBSVariant(
         one_sample=one_sample,
@@ -123,6 +124,8 @@ def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: boo
         measures=len(node.output) > 2,
         half=_is_half(saliency_weight),
         half_weight=_is_half(weight),
+        byte=_is_in_steps(node, constants, "A", "Q"),
+        byte_weight=not whole and _is_in_steps(node, constants, "W", "P"),
         activation=_clamp(node),
         nonnegative=values["saliency_slope"] == 0.0,
         pointwise=list(weight.dims[2:]) == [1, 1],
@@ -140,6 +143,7 @@ def _linear_variant(node: NodeProto, constants: dict[str, TensorProto]) -> Linea
         _bound(node),
         dense_input=_is_identity(constants.get(node.input[1]), attributes_of(node)["channels"]),
         half_weight=_is_half(constants[_given(node, constants)["W"]]),
+        byte_weight=_is_in_steps(node, constants, "W", "P"),
         average=bool(attributes_of(node)["average"]),
     )
 
@@ -155,6 +159,15 @@ def _given(node: NodeProto, constants: dict[str, TensorProto]) -> dict[str, str]
 
 def _is_half(tensor: TensorProto) -> bool:
     return bool(tensor.data_type == TensorProto.FLOAT16)
+
+
+def _is_in_steps(node: NodeProto, constants: dict[str, TensorProto], name: str, steps: str) -> bool:
+    """True where the weights that the op calls `name` are int8, and so have `steps`."""
+    given = _given(node, constants)
+    whole = bool(constants[given[name]].data_type == TensorProto.INT8)
+    if whole != bool(given.get(steps)):
+        raise ExportError(f"node '{node.name}': {name} is int8 just where there is {steps}, its steps")
+    return whole
 
 
 def _is_identity(indices: TensorProto | None, channels: int) -> bool:

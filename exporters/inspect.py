@@ -100,13 +100,15 @@ def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
     steps = {name for names in stored.values() for name in names[1:]}
     steps.update(node.input[3] for node in model.graph.node if is_op(node, opset.FBS_CONV_INT8))
     steps.update(_product_scales(model))
+    whole, fbs_steps = _bytes_of_fbs(model, weights)
+    steps.update(fbs_steps)
     counted: set[str] = set()
     nodes = []
     for node in model.graph.node:
         names = [] if node.output[0] in stored else [part for name in node.input for part in stored.get(name, (name,))]
         own = [weights[name] for name in names if name in weights and name not in counted]
         counted.update(tensor.name for tensor in own)
-        integers = {stored[name][0] for name in node.input if name in stored}
+        integers = {stored[name][0] for name in node.input if name in stored} | whole
         if node.op_type in _INTEGER_WEIGHTS:
             integers.add(node.input[_INTEGER_WEIGHTS[node.op_type]])
         nodes.append(_report(node, own, shapes, integers=integers, steps=steps, density=densities.get(node.name)))
@@ -153,6 +155,19 @@ def _stored_weights(model: ModelProto, weights: Mapping[str, TensorProto]) -> di
         elif node.op_type == "Mul" and names[0] in found and names[1] in weights:
             found[node.output[0]] = (*found[names[0]], names[1])
     return found
+
+
+def _bytes_of_fbs(model: ModelProto, weights: Mapping[str, TensorProto]) -> tuple[set[str], set[str]]:
+    """W and A of FBSConv, FBSConvDepthwise and Linear that are int8, and their steps P and Q."""
+    whole: set[str] = set()
+    steps: set[str] = set()
+    for node in model.graph.node:
+        if is_op(node, opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE, opset.LINEAR):
+            given = opset.OPS[node.op_type].given(node.input)
+            names = [given[name] for name in ("W", "A") if name in given]
+            whole.update(name for name in names if name in weights and weights[name].data_type == TensorProto.INT8)
+            steps.update(given[name] for name in ("P", "Q") if given.get(name))
+    return whole, steps
 
 
 def _product_scales(model: ModelProto) -> set[str]:

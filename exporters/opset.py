@@ -116,12 +116,14 @@ class Op:
 
 
 _FLOATS = "float or float16"
+_FLOATS_OR_BYTES = "float, float16 or int8"
 
 FBS_CONV = Op(
     name="FBSConv",
     summary=(
         "Convolution that computes only the k most salient of K output channels, from only the Cx input "
-        "channels that exist. u[n,c] = mean over H, W of |X + E[c]|, X being 0 in channels that do not exist and E 0 "
+        "channels that exist. Where W is int8, W[i] stands for P[i] * W[i], and where A is, A[c,i] for Q[i] * A[c,i]. "
+        "u[n,c] = mean over H, W of |X + E[c]|, X being 0 in channels that do not exist and E 0 "
         "where it is absent (with U, u = U); s = leaky(sum over c of u*A[c] + R, saliency_slope); with normalize, s = "
         "K*s/sum(s) unless sum(s) is 0; J = the k with the largest r, ties to the lower index, ascending, where r = s, "
         "or with winner_block b > 1 the mean of s over the channels of the same i // b; with i = J[n,j], Y[n,:,:,j] = "
@@ -136,13 +138,29 @@ FBS_CONV = Op(
             ("N|1", "Cx"),
             "which of the C channels each is, ascending; one row serves all samples",
         ),
-        Tensor("W", _FLOATS, ("K", "C", "kh", "kw"), "kernels, batch-norm statistics folded", constant=True),
+        Tensor("W", _FLOATS_OR_BYTES, ("K", "C", "kh", "kw"), "kernels, batch-norm statistics folded", constant=True),
         Tensor("B", "float", ("K",), "shift inside the product", constant=True),
-        Tensor("A", _FLOATS, ("C", "K"), "saliency weights", constant=True),
+        Tensor("A", _FLOATS_OR_BYTES, ("C", "K"), "saliency weights", constant=True),
         Tensor("R", "float", ("K",), "saliency bias", constant=True),
         Tensor("D", "float", ("K",), "shift outside the product", optional=True, constant=True),
         Tensor("E", "float", ("C",), "what X leaves out of each channel's plane", optional=True, constant=True),
         Tensor("U", "float", ("N", "Cx"), "mean |X + E| of each plane; absent: computed", optional=True),
+        Tensor(
+            "P",
+            "float",
+            ("K",),
+            "step of each output's W, positive, where W is int8: W stands for P * W",
+            optional=True,
+            constant=True,
+        ),
+        Tensor(
+            "Q",
+            "float",
+            ("K",),
+            "step of each output's A, positive, where A is int8: A stands for Q * A",
+            optional=True,
+            constant=True,
+        ),
     ),
     outputs=(
         Tensor("Y", "float", ("N", "H'", "W'", "k"), "the winners' planes, packed, channels last"),
@@ -180,7 +198,8 @@ FBS_CONV_INT8 = Op(
         FBS_CONV.inputs[1],
         Tensor("W", "int8", ("K", "C", "kh", "kw"), "kernels, at most 65793 numbers each", constant=True),
         Tensor("S", "float", ("K",), "step of each output's W, positive", constant=True),
-        *FBS_CONV.inputs[3:-2],  # but E and U
+        # B, A, R and D.
+        *(replace(tensor, type=_FLOATS) if tensor.name == "A" else tensor for tensor in FBS_CONV.inputs[3:-4]),
     ),
     outputs=(Tensor("Y", "uint8", ("N", "H'", "W'", "k"), FBS_CONV.outputs[0].meaning), FBS_CONV.outputs[1]),
     attributes=(
@@ -223,16 +242,16 @@ DEPTHWISE_CONV = Op(
 FBS_CONV_DEPTHWISE = Op(
     name="FBSConvDepthwise",
     summary=(
-        "FBSConv, and DepthwiseConv on its winners: T, J = FBSConv(X, I, W, B, A, R, D, E, U), then Y = "
-        "DepthwiseConv(T, J, V, S) with the attributes in depthwise_*. T need not exist as a whole. With Z = "
+        "FBSConv, and DepthwiseConv on its winners: T, J = FBSConv(X, I, W, B, A, R, D, E, U, P, Q), then "
+        "Y = DepthwiseConv(T, J, V, S) with the attributes in depthwise_*. T need not exist as a whole. With Z = "
         "clamp(S), what Y leaves out and FBSConvs take as their E, M[n,j] = mean over H'', W'' of |Y[n,:,:,j] + Z[i]|, "
         "i = J[n,j]."
     ),
     inputs=(
-        *FBS_CONV.inputs[:-3],
+        *FBS_CONV.inputs[:-5],
         Tensor("V", "float", ("K", "1", "kh'", "kw'"), "one filter for each of the K channels", constant=True),
         Tensor("S", "float", ("K",), "their bias", constant=True),
-        *FBS_CONV.inputs[-3:],
+        *FBS_CONV.inputs[-5:],
     ),
     outputs=(
         Tensor("Y", "float", ("N", "H''", "W''", "k"), "packed, channels last, in the places J says"),
@@ -353,12 +372,13 @@ LINEAR = Op(
         Tensor("I", "int64", ("N|1", "Cx"), "place of each, ascending"),
         Tensor(
             "W",
-            _FLOATS,
+            _FLOATS_OR_BYTES,
             ("C*H*W|C", "K"),
             "weights, transposed: a channel's rows lie together; with average it has one",
             constant=True,
         ),
         Tensor("B", "float", ("K",), "bias", constant=True),
+        FBS_CONV.inputs[-2],
     ),
     outputs=(Tensor("Y", "float", ("N", "K"), "dense"),),
     attributes=(

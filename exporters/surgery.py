@@ -22,6 +22,7 @@ __all__ = [
     "only_consumer",
     "permuted",
     "reduces_planes",
+    "set_input",
     "transposed",
 ]
 
@@ -150,6 +151,13 @@ def only_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
     if len(tensor.outputs) != 1 or any(tensor is output for output in graph.outputs):
         return None
     return tensor.outputs[0]
+
+
+def set_input(node: gs.Node, op: opset.Op, name: str, tensor: gs.Tensor) -> None:
+    """Changes `node`: it reads `tensor` as what `op` calls `name`; optional inputs before that it lacks are empty."""
+    place = [tensor.name for tensor in op.inputs].index(name)
+    node.inputs.extend([gs.Variable.empty() for _ in range(place + 1 - len(node.inputs))])
+    node.inputs[place] = tensor
 
 
 def constant_value(tensor: gs.Tensor) -> npt.NDArray[np.generic] | None:

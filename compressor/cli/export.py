@@ -62,6 +62,13 @@ def export(
     half_weights: Annotated[
         bool, typer.Option("--half-weights", help="All weights of FBS layers in 16 bits: half the file, faster too.")
     ] = False,
+    byte_weights: Annotated[
+        bool,
+        typer.Option(
+            "--byte-weights",
+            help="All weights of FBS and linear layers in 8 bits: a quarter of the file, arithmetic in float.",
+        ),
+    ] = False,
     pad: Annotated[
         bool, typer.Option("--pad/--no-pad", help="Fill widths ONNX Runtime handles badly up with channels of zeros.")
     ] = True,
@@ -98,6 +105,7 @@ def export(
             keep_never=keep_never,
             half_predictors=half_predictors,
             half_weights=half_weights,
+            byte_weights=byte_weights,
             pad=pad,
             command=command_line(),
         ),

@@ -13,12 +13,12 @@ from compressor.costs.macs import count_macs
 from compressor.errors import CompressorError, MethodError
 from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.fixed_weights import fixed_weights
-from compressor.pipeline.halves import halve
 from compressor.pipeline.int8 import calibration, measure_accuracy, measure_int8_speed
 from compressor.pipeline.layout import lay_out
 from compressor.pipeline.padding import pad_widths
 from compressor.pipeline.provenance import file_metadata
 from compressor.pipeline.prune import prune
+from compressor.pipeline.rounding import BYTE_WEIGHTS, HALF_PREDICTORS, HALF_WEIGHTS, round_network
 from compressor.pipeline.source import Source, dense_counterpart, open_source
 from compressor.pipeline.speedup import measure_speedup, require
 from compressor.pipeline.steps import alignment_step
@@ -65,6 +65,7 @@ class Shipping:
         keep_never: Leave channels of an FBS network that never win in the file.
         half_predictors: Round an FBS network's saliency weights to 16 bits; for target onnx alone.
         half_weights: Round its other weights too, those of linear layers among them; not together with `int8`.
+        byte_weights: Round all of these to 8 bits; with none of the two before nor `int8`.
         pad: Fill widths that ONNX Runtime handles badly up with channels of zeros; a plain float32 file alone.
         command: What the user typed, for the file's metadata; None from Python.
     """
@@ -77,6 +78,7 @@ class Shipping:
     keep_never: bool = False
     half_predictors: bool = False
     half_weights: bool = False
+    byte_weights: bool = False
     pad: bool = True
     command: str | None = None
 
@@ -143,7 +145,7 @@ def export_network(
     if density is not None and not 0.0 < density <= 1.0:
         raise MethodError(f"density {density} is not in (0, 1]; 0.5 computes half of each layer's channels")
     shipping = shipping or Shipping()
-    _check_halves(shipping, target)
+    rounding = _rounding(shipping, target)
     if method is not None and method not in methods.names():
         methods.get(method)  # says what is allowed
     source = open_source(name, untrained=untrained)
@@ -161,8 +163,8 @@ def export_network(
     check_mode(shipping.sparse)  # also where filled-up widths leave nothing to decide
     image = _image_input(source, shipping)
     about = file_metadata(source, command=shipping.command)
-    if shipping.half_predictors or shipping.half_weights:
-        source, entries, note = halve(source, data, weights=shipping.half_weights)
+    if rounding is not None:
+        source, entries, note = round_network(source, data, rounding)
         notes, about = (*notes, note), {**about, **entries}
     if data is not None and source.saved is not None and layers(source.model):
         layout = lay_out(source, data, keep_never=shipping.keep_never)
@@ -216,13 +218,30 @@ def export_network(
     return Exported(replace(file, path=output), (*notes, *speeds, *file.notes))
 
 
-def _check_halves(shipping: Shipping, target: str) -> None:
-    """Raises CompressorError where numbers of 16 bits do not go with the rest."""
-    option = "--half-weights" if shipping.half_weights else "--half-predictors"
-    if (shipping.half_weights or shipping.half_predictors) and target != "onnx":
+def _rounding(shipping: Shipping, target: str) -> str | None:
+    """The option that says how weights are rounded; None leaves them as they are.
+
+    Raises:
+        CompressorError: It does not go with the rest.
+    """
+    wanted = {
+        BYTE_WEIGHTS: shipping.byte_weights,
+        HALF_WEIGHTS: shipping.half_weights,
+        HALF_PREDICTORS: shipping.half_predictors,
+    }
+    options = [option for option, is_wanted in wanted.items() if is_wanted]
+    if not options:
+        return None
+    option, *others = options
+    if target != "onnx":
         raise CompressorError(f"{option} is for target onnx, where our ops read such numbers, not for {target}")
-    if shipping.half_weights and shipping.int8 is not None:
-        raise CompressorError("--half-weights: with --int8 weights are smaller still; add --half-predictors instead")
+    if option == BYTE_WEIGHTS and others:
+        raise CompressorError(f"{option} gives weights and predictors 8 bits, not 16: leave {' and '.join(others)} out")
+    if option == BYTE_WEIGHTS and shipping.int8 is not None:
+        raise CompressorError(f"{option}: with --int8 weights have 8 bits already; leave it out")
+    if option == HALF_WEIGHTS and shipping.int8 is not None:
+        raise CompressorError(f"{option}: with --int8 weights are smaller still; add {HALF_PREDICTORS} instead")
+    return option
 
 
 def _image_input(source: Source, shipping: Shipping) -> ImageInput | None:

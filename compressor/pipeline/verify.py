@@ -13,8 +13,8 @@ from compressor.data import Loader, load
 from compressor.data.files import whole_file
 from compressor.errors import CompressorError, DataError
 from compressor.methods.fbs import FBS, layers, set_density
-from compressor.pipeline.halves import halved_as
 from compressor.pipeline.layout import as_laid_out
+from compressor.pipeline.rounding import rounded_as
 from compressor.pipeline.source import Source, open_source
 from exporters.execution import Array
 from exporters.image_input import ImageInput
@@ -56,7 +56,7 @@ def verify_network(
             source = replace(source, model=FBS(density=float(density)).attach(source.model, source.example()).eval())
         elif layers(source.model):
             set_density(source.model, float(density))
-    source = halved_as(source, metadata)
+    source = rounded_as(source, metadata)
     if isinstance(layout := metadata.get("winners"), dict):
         source = replace(source, model=as_laid_out(source.model, layout, source.example()))
     is_int8 = "int8" in metadata

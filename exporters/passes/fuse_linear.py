@@ -4,9 +4,11 @@ Relu(Gemm(Flatten(ToNCHW(Unpack(x, i))), W, b))         becomes   Linear(x, i, W
 Gemm(Flatten(MaxPool(ToNCHW(Unpack(x, i)))), W, b)      becomes   Linear(ToNHWC(MaxPool(ToNCHW(x))), i, W, b)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from exporters import opset
@@ -24,7 +26,7 @@ from exporters.surgery import (
     transposed,
 )
 
-__all__ = ["factorless", "fuse_linear", "replace_gemm", "rows_and_bias"]
+__all__ = ["fuse_linear", "linear_of_rows"]
 
 # A plane of zeros stays one.
 _POOLS = frozenset(["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"])
@@ -55,20 +57,41 @@ def fuse_linear(graph: gs.Graph) -> int:
         if source is None or constants is None:
             continue
         channels = source.unpack.attrs["channels"]
-        replace_gemm(graph, node, _pooled(graph, source), source.unpack.inputs[1], constants, channels=channels)
+        _replace_gemm(graph, node, _pooled(graph, source), source.unpack.inputs[1], constants, channels=channels)
         fused += 1
     graph.cleanup().toposort()
     return fused
 
 
-def factorless(node: gs.Node) -> bool:
+def linear_of_rows(graph: gs.Graph, gemm: gs.Node, takes: Callable[[npt.NDArray[np.float32]], bool]) -> bool:
+    """Puts a Linear whose channels are all there, on planes of one pixel, in the place of a Gemm.
+
+    Only of one without factors, on rows of known length, whose weights (C, K) `takes` says yes to. A Relu that alone
+    reads it becomes its lower bound. Returns whether it did.
+    """
+    if not _factorless(gemm):
+        return False
+    shape, constants = gemm.inputs[0].shape, _rows_and_bias(gemm)
+    if constants is None or shape is None or len(shape) != 2 or not takes(constants[0].values):
+        return False
+    channels = constants[0].values.shape[0]
+    axes = gs.Constant(fresh_name(graph, f"{gemm.name}.axes"), np.array([1, 2]))
+    planes = add_node(
+        graph, "Unsqueeze", [gemm.inputs[0], axes], name=f"{gemm.name}/Planes", shape=[shape[0], 1, 1, channels]
+    )
+    every = gs.Constant(fresh_name(graph, f"{gemm.name}.channels"), np.arange(channels, dtype=np.int64)[None])
+    _replace_gemm(graph, gemm, planes.outputs[0], every, constants, channels=channels)
+    return True
+
+
+def _factorless(node: gs.Node) -> bool:
     """True for a Gemm of rows as they are, without factors."""
     if node.domain or node.op != "Gemm" or node.attrs.get("transA", 0):
         return False
     return bool(node.attrs.get("alpha", 1.0) == 1.0 and node.attrs.get("beta", 1.0) == 1.0)
 
 
-def rows_and_bias(gemm: gs.Node) -> tuple[gs.Constant, gs.Constant] | None:
+def _rows_and_bias(gemm: gs.Node) -> tuple[gs.Constant, gs.Constant] | None:
     """W (C, K) and b (K,) where the weights are constant and the bias fits."""
     weight = constant_value(gemm.inputs[1])
     if weight is None or weight.ndim != 2:
@@ -81,7 +104,7 @@ def rows_and_bias(gemm: gs.Node) -> tuple[gs.Constant, gs.Constant] | None:
     return gs.Constant(gemm.inputs[1].name, values[0]), gs.Constant(f"{gemm.name}.bias", values[1])
 
 
-def replace_gemm(
+def _replace_gemm(
     graph: gs.Graph,
     gemm: gs.Node,
     packed: gs.Tensor,
@@ -114,7 +137,7 @@ def replace_gemm(
 
 
 def _source(gemm: gs.Node) -> _Source | None:
-    if not factorless(gemm):
+    if not _factorless(gemm):
         return None
     flat = maker(gemm)
     if flat is None or flat.domain or flat.op not in ("Flatten", "Reshape", "Squeeze"):
@@ -134,7 +157,7 @@ def _source(gemm: gs.Node) -> _Source | None:
 
 def _constants(gemm: gs.Node, source: _Source) -> tuple[gs.Constant, gs.Constant] | None:
     """W (C*H*W, K) and b (K,) where all sizes are known and fit."""
-    constants, shape, flat = rows_and_bias(gemm), source.planes.shape, gemm.inputs[0].shape
+    constants, shape, flat = _rows_and_bias(gemm), source.planes.shape, gemm.inputs[0].shape
     if constants is None or shape is None or flat is None or len(flat) != 2 or flat[0] != shape[0]:
         return None
     sizes = [size for size in shape[1:] if isinstance(size, int)]

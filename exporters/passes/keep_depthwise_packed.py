@@ -25,12 +25,13 @@ from exporters.surgery import (
     maker,
     only_consumer,
     permuted,
+    set_input,
 )
 
 __all__ = ["keep_depthwise_packed"]
 
 _Array = npt.NDArray[np.float32]
-_POST_SHIFT, _LEFT_OUT = ([tensor.name for tensor in opset.FBS_CONV.inputs].index(name) for name in ("D", "E"))
+_LEFT_OUT = [tensor.name for tensor in opset.FBS_CONV.inputs].index("E")
 
 
 def keep_depthwise_packed(graph: gs.Graph) -> int:
@@ -132,6 +133,4 @@ def _read_packed(graph: gs.Graph, reader: gs.Node, packed: gs.Tensor, indices: g
     constant = weight.astype(np.float64).sum(axis=(2, 3)) @ left_out
     reader.inputs[0], reader.inputs[1] = packed, indices
     reader.inputs[3] = gs.Constant(fresh_name(graph, f"{reader.name}.shift"), (shift + constant).astype(np.float32))
-    if len(reader.inputs) == _POST_SHIFT:
-        reader.inputs.append(gs.Variable.empty())
-    reader.inputs.append(gs.Constant(fresh_name(graph, f"{reader.name}.left_out"), left_out))
+    set_input(reader, opset.FBS_CONV, "E", gs.Constant(fresh_name(graph, f"{reader.name}.left_out"), left_out))

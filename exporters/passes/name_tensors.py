@@ -15,7 +15,7 @@ _ROLES = {
     "MatMul": ("", "weight"),
     opset.SPARSE_CONV.name: ("", "weight", "places", "bias"),
     "BatchNormalization": ("", "scale", "bias", "mean", "var"),
-    opset.LINEAR.name: ("", "", "weight", "bias"),
+    opset.LINEAR.name: ("", "", "weight", "bias", "weight_steps"),
     opset.DEPTHWISE_CONV.name: ("", "channels", "weight", "bias"),
     opset.FBS_CONV.name: (
         "",
@@ -26,13 +26,16 @@ _ROLES = {
         "saliency_bias",
         "post_shift",
         "left_out",
+        "means",
+        "weight_steps",
+        "saliency_weight_steps",
     ),
 }
 _ROLES[opset.FBS_CONV_DEPTHWISE.name] = (
-    *_ROLES[opset.FBS_CONV.name][:-2],
+    *_ROLES[opset.FBS_CONV.name][:-5],
     "depthwise_weight",
     "depthwise_bias",
-    *_ROLES[opset.FBS_CONV.name][-2:],
+    *_ROLES[opset.FBS_CONV.name][-5:],
 )
 _RESULTS = {
     opset.FBS_CONV.name: ("", ".winners", ".means"),

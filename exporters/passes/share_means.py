@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from exporters import opset
-from exporters.surgery import constant_value, fresh_name, is_op, maker
+from exporters.surgery import constant_value, fresh_name, is_op, maker, set_input
 
 __all__ = ["share_means"]
 
@@ -33,7 +33,7 @@ def _share(graph: gs.Graph, layer: gs.Node) -> bool:
         return False
     written = _op_of(source, (opset.UNPACK_ADD, *_LAYERS))
     given = op.given(layer.inputs)
-    if written is None or "U" in given:
+    if written is None or not given.get("U", gs.Variable.empty()).is_empty():
         return False
     if written in _LAYERS and layer.inputs[1] is not source.outputs[1]:
         return False
@@ -43,8 +43,7 @@ def _share(graph: gs.Graph, layer: gs.Node) -> bool:
         planes = layer.inputs[0].shape
         shape = None if planes is None else [planes[0], planes[3]]
         source.outputs.append(gs.Variable(fresh_name(graph, source.name), np.float32, shape))
-    absent = [gs.Variable.empty() for _ in op.inputs[len(layer.inputs) : -1]]
-    layer.inputs.extend([*absent, source.outputs[-1]])
+    set_input(layer, op, "U", source.outputs[-1])
     return True
 
 

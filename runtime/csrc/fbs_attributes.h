@@ -15,8 +15,9 @@ namespace compress {
 inline constexpr char kDepthwisePrefix[] = "depthwise_";
 
 // Everything but the weights: the attributes, and the constants B, A and R, which are inputs `first` to
-// `first` + 2.
-inline void read_fbs_layer(const Api& api, const OrtKernelInfo* info, size_t first, LayerSpec* spec) {
+// `first` + 2. `may_be_bytes`: A.
+inline void read_fbs_layer(const Api& api, const OrtKernelInfo* info, size_t first, bool may_be_bytes,
+                           LayerSpec* spec) {
   if (!attribute(api, info, "winners", &spec->winners))
     require("attribute winners is missing; it must be an int");
   read_window(api, info, spec);
@@ -25,7 +26,7 @@ inline void read_fbs_layer(const Api& api, const OrtKernelInfo* info, size_t fir
   attribute(api, info, "normalize", &spec->normalize);
   attribute(api, info, "winner_block", &spec->winner_block);  // absent in older files: 1
   spec->shift = constant(api, info, first, "B");
-  spec->saliency_weight = constant_weights(api, info, first + 1, "A");
+  spec->saliency_weight = constant_weights(api, info, first + 1, "A", may_be_bytes);
   spec->saliency_bias = constant(api, info, first + 2, "R");
 }
 

@@ -70,7 +70,7 @@ void FbsConv::choose(const Sample& sample, const Work& work, const Parallel& par
   for (int32_t i = 0; i < winners_padded; ++i) {
     const int32_t o = i < winners_ ? work.winners[i] : -1;
     work.bias[i] = o < 0 ? 0.0f : shift_[o];
-    work.scale[i] = o < 0 ? 0.0f : work.saliency[o];
+    work.scale[i] = o < 0 ? 0.0f : steps_ == nullptr ? work.saliency[o] : work.saliency[o] * steps_[o];
     if (post_shift_ != nullptr) work.post[i] = o < 0 ? 0.0f : post_shift_[o];
     if (o >= 0) sample.j[i] = o;
   }

@@ -58,7 +58,7 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced,
   if (depthwise != nullptr) depthwise_.emplace(*depthwise, kernels);
   const int32_t padded = all_vectors_ * lanes_;
 
-  per_output_ = Buffer(sizeof(float) * 3 * static_cast<size_t>(padded));
+  per_output_ = Buffer(sizeof(float) * 4 * static_cast<size_t>(padded));
   std::memset(per_output_.data(), 0, per_output_.bytes());
   float* rows = per_output_.floats();
   saliency_bias_ = std::copy_n(spec.saliency_bias.data, outputs_, rows) - outputs_;
@@ -67,15 +67,22 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced,
   if (spec.post_shift) {
     post_shift_ = std::copy_n(spec.post_shift->data, outputs_, rows + 2 * padded) - outputs_;
   }
+  // Sums of bytes are in steps, and so is what they begin with.
+  steps_ = nullptr;
+  if (weights_.precision() == Precision::kByte) {
+    steps_ = std::copy_n(spec.weight_steps->data, outputs_, rows + 3 * padded) - outputs_;
+    for (int32_t o = 0; o < outputs_; ++o) rows[padded + o] /= steps_[o];
+  }
 
   // Every channel counts with what is left out of it, whether it exists or not.
   if (spec.left_out) {
     left_out_ = Buffer(sizeof(float) * static_cast<size_t>(inputs_));
     std::copy_n(spec.left_out->data, inputs_, left_out_.floats());
     for (int32_t o = 0; o < outputs_; ++o) {
+      const double step = spec.saliency_steps ? static_cast<double>(spec.saliency_steps->data[o]) : 1.0;
       double sum = static_cast<double>(rows[o]);
       for (int32_t c = 0; c < inputs_; ++c) {
-        sum += std::abs(static_cast<double>(left_out_.floats()[c])) *
+        sum += std::abs(static_cast<double>(left_out_.floats()[c])) * step *
                static_cast<double>(spec.saliency_weight.at(static_cast<int64_t>(c) * outputs_ + o));
       }
       rows[o] = static_cast<float>(sum);
@@ -96,15 +103,18 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced,
   spec_.shift.data = spec_.saliency_bias.data = nullptr;
   spec_.saliency_weight = {nullptr, nullptr, spec.saliency_weight.dims};
   if (spec_.post_shift) spec_.post_shift->data = nullptr;
-  if (spec_.left_out) spec_.left_out->data = nullptr;
+  for (std::optional<Tensor<float>>* const row :
+       {&spec_.left_out, &spec_.weight_steps, &spec_.saliency_steps}) {
+    if (*row) (*row)->data = nullptr;
+  }
 }
 
 // Packing pays where enough pixels share the packed weights. Costs in vector multiply-adds per live channel.
 // Measured against both ways, this choice is the faster one (tests/benchmarks/native_ways.py).
 bool FbsConv::packs(const Geometry& geometry, int32_t channels) const {
   if (winners_ == outputs_ && channels == inputs_) return false;  // the weights are packed as they lie
-  // The convolution reads no halves, and bands hold winners only.
-  if (weights_.is_half() || depthwise_) return true;
+  // The convolution reads floats, and bands hold winners only.
+  if (weights_.precision() != Precision::kFloat || depthwise_) return true;
   if (forced_ != Way::kNone) return forced_ == Way::kPacked;
   if (winner_block_ % lanes_ == 0) return true;  // whole vectors win: nothing is squeezed
   const double pack_cost = kSqueezeCost * taps_ * (all_vectors_ + vectors_);
@@ -264,7 +274,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     if (work.next.reads != nullptr) {
       work.next_lines = carver.take<int32_t>(int64_t{manner.shares} * kMostNextLines);
     }
-    if (work.pack && !weights_.is_half()) work.together = carver.take<bool>(vectors_);
+    if (work.pack && weights_.precision() == Precision::kFloat) work.together = carver.take<bool>(vectors_);
     if (work.pack) work.packed = carver.take<float>(SharedWork::num_slots(manner.shares) * work.slot_floats);
     if (work.pack) work.block_sums = carver.take<float>(manner.shares * work.block_sums_floats);
     work.band_memory = carver.take<float>(manner.shares * work.band_floats);

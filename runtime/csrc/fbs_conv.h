@@ -104,11 +104,12 @@ class FbsConv {
 
   StoredWeights weights_;
   Predictor predictor_;
-  Buffer per_output_;  // R, B, D: each padded to whole vectors
+  Buffer per_output_;  // R, B, D, P: each padded to whole vectors
   Buffer left_out_;    // [C], or empty
   const float* saliency_bias_;
   const float* shift_;
   const float* post_shift_;  // null: absent
+  const float* steps_;       // of the sums; null: all 1
   std::optional<DepthwiseConv> depthwise_;
 
   ChainLink link_;

@@ -19,18 +19,17 @@ namespace {
 // What tells the two ops apart.
 struct Form {
   const char* name;
-  size_t first_optional;  // D, then E, then U
+  size_t first_optional;  // D, then E, U, P and Q
   size_t filters;         // V of the depthwise convolution, then S; 0: none
 };
 
 constexpr Form kFbsConv = {"FBSConv", 6, 0};
 constexpr Form kFbsConvDepthwise = {"FBSConvDepthwise", 8, 6};
-constexpr size_t kWeight = 2, kSaliencyWeight = 4;  // W and A, of float or float16
+constexpr size_t kWeight = 2, kSaliencyWeight = 4;  // W and A, of float, float16 or int8
 
 struct FbsConvKernel {
   Api api;
   int threads;
-  bool has_post_shift, has_left_out;
   std::unique_ptr<const FbsConv> layer;
   WayEntry way;
 };
@@ -53,10 +52,13 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
   const Api api(table);
   return guarded(api, kForm.name, [&] {
     LayerSpec spec;
-    read_fbs_layer(api, info, 3, &spec);
-    spec.weight = constant_weights(api, info, 2, "W");
+    constexpr bool kMayBeBytes = true;
+    read_fbs_layer(api, info, 3, kMayBeBytes, &spec);
+    spec.weight = constant_weights(api, info, kWeight, "W", kMayBeBytes);
     spec.post_shift = constant_if_any(api, info, kForm.first_optional, "D");
     spec.left_out = constant_if_any(api, info, kForm.first_optional + 1, "E");
+    spec.weight_steps = constant_if_any(api, info, kForm.first_optional + 3, "P");
+    spec.saliency_steps = constant_if_any(api, info, kForm.first_optional + 4, "Q");
     require(check_layer(spec));
     std::optional<DepthwiseSpec> depthwise;
     if constexpr (kForm.filters > 0) depthwise = read_depthwise(api, info, kForm, spec);
@@ -66,12 +68,7 @@ OrtStatus* create_fbs_conv(const ort::CustomOp* op, const void* table, const Ort
     drop_file_pages(spec.weight);
     drop_file_pages(spec.saliency_weight);
     const std::atomic<Way>* const way = &layer->way();
-    *kernel = new FbsConvKernel{api,
-                                setting.threads,
-                                spec.post_shift.has_value(),
-                                spec.left_out.has_value(),
-                                std::move(layer),
-                                {node_name(api, info), way}};
+    *kernel = new FbsConvKernel{api, setting.threads, std::move(layer), {node_name(api, info), way}};
   });
 }
 
@@ -82,10 +79,15 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
     const Tensor<float> x = input<float>(self.api, context, 0, "X");
     const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
     require(self.layer->check(x, index));
-    if (!self.has_post_shift && has_input(self.api, context, kForm.first_optional))
-      require(std::string("input D") + kNotConstant);
-    if (!self.has_left_out && has_input(self.api, context, kForm.first_optional + 1))
-      require(std::string("input E") + kNotConstant);
+    const LayerSpec& spec = self.layer->spec();
+    const auto refuse_unless = [&](bool known, size_t number, const char* name) {
+      if (known || !has_input(self.api, context, kForm.first_optional + number)) return;
+      require(std::string("input ") + name + kNotConstant);
+    };
+    refuse_unless(spec.post_shift.has_value(), 0, "D");
+    refuse_unless(spec.left_out.has_value(), 1, "E");
+    refuse_unless(spec.weight_steps.has_value(), 3, "P");
+    refuse_unless(spec.saliency_steps.has_value(), 4, "Q");
     PlaneMeans means = {};
     if (has_input(self.api, context, kForm.first_optional + 2)) {
       const Tensor<float> given = input<float>(self.api, context, kForm.first_optional + 2, "U");
@@ -93,8 +95,8 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
       means.of_x = given.data;
     }
     // Small ones first: they would take their memory out of what the next planes fit in.
-    auto* j = output<int64_t>(self.api, context, 1, {x.dims[0], self.layer->spec().winners});
-    means.of_y = output_if_any<float>(self.api, context, 2, {x.dims[0], self.layer->spec().winners});
+    auto* j = output<int64_t>(self.api, context, 1, {x.dims[0], spec.winners});
+    means.of_y = output_if_any<float>(self.api, context, 2, {x.dims[0], spec.winners});
     float* y = output<float>(self.api, context, 0, self.layer->y_dims(x.dims));
     SessionThreads threads(self.api, context, self.threads);
     self.layer->run(x, index, y, j, threads.parallel(), means);
@@ -105,7 +107,7 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
 template <const Form& kForm>
 void describe_form(Op* op) {
   op->name = [](const ort::CustomOp*) { return kForm.name; };
-  op->input_count = [](const ort::CustomOp*) -> size_t { return kForm.first_optional + 3; };
+  op->input_count = [](const ort::CustomOp*) -> size_t { return kForm.first_optional + 5; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int {
     return i == 1 ? ort::kInt64 : i == kWeight || i == kSaliencyWeight ? ort::kAny : ort::kFloat;
   };

@@ -24,7 +24,8 @@ void drop_file_pages(const Tensor<T>& tensor) {
 
 inline void drop_file_pages(const Weights& weights) {
   if (weights.floats != nullptr) return drop_file_pages(Tensor<float>{weights.floats, weights.dims});
-  drop_file_pages(Tensor<Half>{weights.halves, weights.dims});
+  if (weights.halves != nullptr) return drop_file_pages(Tensor<Half>{weights.halves, weights.dims});
+  drop_file_pages(Tensor<int8_t>{weights.bytes, weights.dims});
 }
 
 }  // namespace compress

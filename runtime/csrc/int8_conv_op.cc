@@ -25,6 +25,7 @@ struct Int8Kernel {
 
 constexpr char kFbsConvInt8[] = "FBSConvInt8";
 constexpr size_t kSaliencyWeight = 5;  // A, of float or float16
+constexpr bool kMayBeBytes = false;
 constexpr size_t kPostShift = 7;
 
 OrtStatus* create_fbs_conv_int8(const ort::CustomOp* op, const void* table, const OrtKernelInfo* info,
@@ -32,7 +33,7 @@ OrtStatus* create_fbs_conv_int8(const ort::CustomOp* op, const void* table, cons
   const Api api(table);
   return guarded(api, kFbsConvInt8, [&] {
     Int8Spec spec;
-    read_fbs_layer(api, info, 4, &spec.layer);
+    read_fbs_layer(api, info, 4, kMayBeBytes, &spec.layer);
     spec.weight = constant<int8_t>(api, info, 2, "W");
     spec.weight_step = constant(api, info, 3, "S");
     spec.layer.weight.dims = spec.weight.dims;

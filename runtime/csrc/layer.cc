@@ -85,6 +85,28 @@ std::string check_halves(const char* name, const Weights& weights) {
   return std::string(name) + " holds values that are not finite; as float16 it must be finite";
 }
 
+std::string check_steps(const char* name, const char* steps_name, const Weights& weights,
+                        const std::optional<Tensor<float>>& steps, int64_t outputs) {
+  const bool bytes = weights.precision() == Precision::kByte;
+  if (bytes != steps.has_value()) {
+    return std::string(name) + (bytes ? " is int8 and " : " is not int8 and ") + steps_name +
+           (bytes ? " is missing or no constant; it must hold a step for each output"
+                  : " is there; it must be absent");
+  }
+  if (!bytes) return "";
+  const Dims expected = {outputs};
+  if (steps->dims != expected)
+    return std::string(steps_name) + " has shape " + text(steps->dims) + "; it must be " + text(expected);
+  const auto good = [](float step) {
+    return step >= std::numeric_limits<float>::min() && std::isfinite(step);
+  };
+  const float* const end = steps->data + outputs;
+  const float* const bad = std::find_if_not(steps->data, end, good);
+  if (bad == end) return "";
+  return std::string(steps_name) + "[" + integer(bad - steps->data) + "] is " + std::to_string(*bad) +
+         "; it must be positive, normal and finite";
+}
+
 std::string check_layer(const LayerSpec& spec) {
   std::string error;
   const auto failed = [&](std::string found) { return !(error = std::move(found)).empty(); };
@@ -98,9 +120,9 @@ std::string check_layer(const LayerSpec& spec) {
     if (w[i] < 1 || w[i] > most)
       return "W has shape " + text(w) + "; every size must be 1 or more, up to " + integer(most);
   }
-  // Weights are padded to whole vectors of outputs, halves to whole lines.
-  static_assert(kLineHalves >= kMaxLanes);
-  if (!small_product({w[0] + kLineHalves, w[1], w[2], w[3]})) {
+  // Weights are padded to whole vectors of outputs, halves and bytes to whole lines.
+  static_assert(kLineBytes >= kLineHalves && kLineHalves >= kMaxLanes);
+  if (!small_product({w[0] + kLineBytes, w[1], w[2], w[3]})) {
     return "W has shape " + text(w) + "; it may hold at most " + integer(kMaxValues) + " values";
   }
   const int64_t outputs = spec.outputs();
@@ -113,7 +135,11 @@ std::string check_layer(const LayerSpec& spec) {
   }
   if (!small_product({spec.inputs(), outputs + kMaxLanes}))
     return "A has shape " + text(spec.saliency_weight.dims) + "; it is too large";
-  if (failed(check_halves("W", spec.weight)) || failed(check_halves("A", spec.saliency_weight))) return error;
+  if (failed(check_halves("W", spec.weight)) || failed(check_halves("A", spec.saliency_weight)) ||
+      failed(check_steps("W", "P", spec.weight, spec.weight_steps, outputs)) ||
+      failed(check_steps("A", "Q", spec.saliency_weight, spec.saliency_steps, outputs))) {
+    return error;
+  }
   if (spec.winners < 1 || spec.winners > outputs) {
     return "winners is " + integer(spec.winners) + "; W of shape " + text(w) + " allows 1 to " +
            integer(outputs);

@@ -22,13 +22,28 @@ struct Tensor {
   Dims dims;
 };
 
-// Numbers of either precision: one of the pointers is null.
+// How numbers are kept.
+enum class Precision { kFloat, kHalf, kByte };
+
+// How many take as much memory as a float.
+constexpr int32_t values_per_float(Precision precision) {
+  return precision == Precision::kFloat ? 1 : precision == Precision::kHalf ? 2 : 4;
+}
+
+// Numbers of one precision: all but one of the pointers are null.
 struct Weights {
   const float* floats = nullptr;
   const Half* halves = nullptr;
   Dims dims;
+  const int8_t* bytes = nullptr;  // in steps, of which each output has one
 
-  float at(int64_t i) const { return floats != nullptr ? floats[i] : to_float(halves[i]); }
+  Precision precision() const {
+    return bytes != nullptr ? Precision::kByte : halves != nullptr ? Precision::kHalf : Precision::kFloat;
+  }
+  float at(int64_t i) const {
+    if (bytes != nullptr) return static_cast<float>(bytes[i]);
+    return halves != nullptr ? to_float(halves[i]) : floats[i];
+  }
 };
 
 // Attributes and constant inputs.
@@ -49,6 +64,9 @@ struct LayerSpec {
   Tensor<float> saliency_bias;              // R [K]
   std::optional<Tensor<float>> post_shift;  // D [K] or absent
   std::optional<Tensor<float>> left_out;    // E [C] or absent
+  // What a 1 in W and in A stands for, where they are bytes.
+  std::optional<Tensor<float>> weight_steps;    // P [K]
+  std::optional<Tensor<float>> saliency_steps;  // Q [K]
 
   int64_t outputs() const { return weight.dims[0]; }
   int64_t inputs() const { return weight.dims[1]; }
@@ -76,6 +94,10 @@ std::string check_window(const Spec& spec) {
 
 // Halves must be finite: instruction sets need not agree on others.
 std::string check_halves(const char* name, const Weights& weights);
+
+// Bytes need a step for each output, positive, and nothing else has any.
+std::string check_steps(const char* name, const char* steps_name, const Weights& weights,
+                        const std::optional<Tensor<float>>& steps, int64_t outputs);
 
 // lower and upper of a clamp.
 std::string check_bounds(float lower, float upper);

@@ -57,14 +57,19 @@ std::string check_linear_input(const LinearSpec& spec, const Tensor<float>& x, c
   return error;
 }
 
-Linear::Linear(const LinearSpec& spec, const Weights& weight, const float* shift, const KernelTable* kernels)
+Linear::Linear(const LinearSpec& spec, const Weights& weight, const float* shift, const float* steps,
+               const KernelTable* kernels)
     : spec_(spec),
       kernels_(kernels),
       pitch_(static_cast<int32_t>((spec.outputs() + kernels->lanes - 1) / kernels->lanes * kernels->lanes)) {
   const int64_t outputs = spec.outputs();
-  shift_ = Buffer(sizeof(float) * static_cast<size_t>(pitch_));
-  std::memset(shift_.data(), 0, shift_.bytes());
-  std::copy_n(shift, outputs, shift_.floats());
+  const auto padded = [&](const float* values) {
+    Buffer buffer(sizeof(float) * static_cast<size_t>(pitch_));
+    std::fill_n(std::copy_n(values, outputs, buffer.floats()), pitch_ - outputs, 0.0f);
+    return buffer;
+  };
+  shift_ = padded(shift);
+  if (steps != nullptr) steps_ = padded(steps);
   if (pitch_ == outputs) return;
   weight_ = padded_rows(weight, pitch_);
 }
@@ -121,8 +126,9 @@ void Linear::run(const Tensor<float>& x, const Tensor<int64_t>& index, const Wei
     std::copy_n(shift_.floats(), pitch_, sums + n * pitch_);
   }
 
-  const Rows matrix = weight_.data() == nullptr ? Rows{weight.floats, weight.halves, pitch_}
-                                                : rows_of(weight_, weight.halves != nullptr, pitch_);
+  const Rows matrix = weight_.data() == nullptr
+                          ? Rows{weight.floats, weight.halves, pitch_, weight.bytes, steps_.floats()}
+                          : rows_of(weight_, weight.precision(), pitch_, steps_.floats());
   const auto num_rows = static_cast<int32_t>(spec_.weight[0]);
   const auto shared = static_cast<int32_t>(std::max<int64_t>(4, kSharedFloats / pitch_));
   const int32_t step = samples == 1 ? num_rows : shared;

@@ -31,7 +31,9 @@ std::string check_linear_input(const LinearSpec& spec, const Tensor<float>& x, c
 class Linear {
  public:
   // Copies what it needs: the weights only where their rows are no whole vectors.
-  Linear(const LinearSpec& spec, const Weights& weight, const float* shift, const KernelTable* kernels);
+  // `steps` [K], of W where it holds bytes; else null.
+  Linear(const LinearSpec& spec, const Weights& weight, const float* shift, const float* steps,
+         const KernelTable* kernels);
 
   const LinearSpec& spec() const { return spec_; }
 
@@ -49,6 +51,7 @@ class Linear {
   int32_t pitch_;  // outputs, padded to whole vectors
   Buffer weight_;  // empty: as it lies
   Buffer shift_;
+  Buffer steps_;  // of bytes, or empty
 };
 
 }  // namespace compress

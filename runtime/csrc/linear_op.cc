@@ -17,7 +17,9 @@ namespace compress {
 namespace {
 
 constexpr char kLinear[] = "Linear";
-constexpr size_t kWeight = 2;  // W, of float or float16
+constexpr size_t kWeight = 2;  // W, of float, float16 or int8
+constexpr size_t kSteps = 4;   // P, of int8
+constexpr bool kMayBeBytes = true;
 
 struct LinearKernel {
   Api api;
@@ -52,14 +54,17 @@ OrtStatus* create_linear(const ort::CustomOp* op, const void* table, const OrtKe
     if (average != 0 && average != 1)
       require("average is " + std::to_string(average) + "; it must be 0 or 1");
     spec.average = average == 1;
-    const Weights weight = constant_weights(api, info, kWeight, "W");
+    const Weights weight = constant_weights(api, info, kWeight, "W", kMayBeBytes);
     const Tensor<float> shift = constant(api, info, 3, "B");
     spec.weight = weight.dims;
     spec.shift = shift.dims;
     require(check_linear(spec));
+    const std::optional<Tensor<float>> steps = constant_if_any(api, info, kSteps, "P");
+    require(check_steps("W", "P", weight, steps, spec.outputs()));
     check_pieces(weight);
     const Setting& setting = static_cast<const Op*>(op)->setting;
-    auto layer = std::make_unique<const Linear>(spec, weight, shift.data, setting.kernels);
+    auto layer = std::make_unique<const Linear>(spec, weight, shift.data, steps ? steps->data : nullptr,
+                                                setting.kernels);
     if (layer->has_copy()) drop_file_pages(weight);
     *kernel = new LinearKernel{api, setting.threads, std::move(layer)};
   });
@@ -70,7 +75,7 @@ OrtStatus* run_linear(void* kernel, OrtKernelContext* context) {
   return guarded(self.api, kLinear, [&] {
     const Tensor<float> x = input<float>(self.api, context, 0, "X");
     const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
-    const Weights weight = input_weights(self.api, context, kWeight, "W");
+    const Weights weight = input_weights(self.api, context, kWeight, "W", kMayBeBytes);
     const LinearSpec& spec = self.layer->spec();
     require(check_linear_input(spec, x, index));
     float* y = output<float>(self.api, context, 0, {x.dims[0], spec.outputs()});
@@ -93,11 +98,13 @@ OrtStatus* infer_linear(const ort::CustomOp*, OrtShapeInferContext* context, con
 
 void describe_linear(Op* op) {
   op->name = [](const ort::CustomOp*) { return kLinear; };
-  op->input_count = [](const ort::CustomOp*) -> size_t { return 4; };
+  op->input_count = [](const ort::CustomOp*) -> size_t { return kSteps + 1; };
   op->input_type = [](const ort::CustomOp*, size_t i) -> int {
     return i == 1 ? ort::kInt64 : i == kWeight ? ort::kAny : ort::kFloat;
   };
-  op->input_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
+  op->input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
+    return i == kSteps ? ort::kOptional : ort::kRequired;
+  };
   op->output_count = [](const ort::CustomOp*) -> size_t { return 1; };
   op->output_type = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
   op->create_kernel_v2 = create_linear;

@@ -119,11 +119,16 @@ Tensor<T> read_tensor(const Api& api, const char* name, const OrtValue* value) {
   return {static_cast<const T*>(data), dims_of(api, info.get())};
 }
 
-// Of float or float16.
-inline Weights read_weights(const Api& api, const char* name, const OrtValue* value) {
-  if (element_type(api, tensor_info(api, value).get()) == ort::kFloat16) {
+// Of float or float16, or `may_be_bytes` of int8.
+inline Weights read_weights(const Api& api, const char* name, const OrtValue* value, bool may_be_bytes) {
+  const int type = element_type(api, tensor_info(api, value).get());
+  if (type == ort::kFloat16) {
     const Tensor<Half> halves = read_tensor<Half>(api, name, value);
     return {nullptr, halves.data, halves.dims};
+  }
+  if (may_be_bytes && type == ort::kInt8) {
+    const Tensor<int8_t> bytes = read_tensor<int8_t>(api, name, value);
+    return {nullptr, nullptr, bytes.dims, bytes.data};
   }
   const Tensor<float> floats = read_tensor<float>(api, name, value);
   return {floats.data, nullptr, floats.dims};
@@ -142,9 +147,9 @@ Tensor<T> input(const Api& api, const OrtKernelContext* context, size_t index, c
   return read_tensor<T>(api, name, input_value(api, context, index, name));
 }
 
-inline Weights input_weights(const Api& api, const OrtKernelContext* context, size_t index,
-                             const char* name) {
-  return read_weights(api, name, input_value(api, context, index, name));
+inline Weights input_weights(const Api& api, const OrtKernelContext* context, size_t index, const char* name,
+                             bool may_be_bytes) {
+  return read_weights(api, name, input_value(api, context, index, name), may_be_bytes);
 }
 
 inline bool has_input(const Api& api, const OrtKernelContext* context, size_t index) {
@@ -208,8 +213,9 @@ Tensor<T> constant(const Api& api, const OrtKernelInfo* info, size_t index, cons
   return read_tensor<T>(api, name, required_constant(api, info, index, name));
 }
 
-inline Weights constant_weights(const Api& api, const OrtKernelInfo* info, size_t index, const char* name) {
-  return read_weights(api, name, required_constant(api, info, index, name));
+inline Weights constant_weights(const Api& api, const OrtKernelInfo* info, size_t index, const char* name,
+                                bool may_be_bytes) {
+  return read_weights(api, name, required_constant(api, info, index, name), may_be_bytes);
 }
 
 inline std::string node_name(const Api& api, const OrtKernelInfo* info) {

@@ -29,8 +29,9 @@ class Predictor {
  private:
   const KernelTable* kernels_;
   int32_t padded_;  // outputs, to whole vectors
-  bool is_half_;
+  Precision precision_;
   Buffer weight_;  // [C][padded_]
+  Buffer steps_;   // [padded_] of bytes, or empty
 };
 
 }  // namespace compress

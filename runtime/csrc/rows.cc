@@ -20,7 +20,10 @@ Buffer padded(const T* values, const Dims& dims, int64_t pitch) {
 
 void add_rows(const KernelTable& kernels, const float* factors, const int32_t* which, int32_t count,
               const Rows& rows, const float* start, float slope, int32_t first, int32_t last, float* sums) {
-  if (rows.halves != nullptr) {
+  if (rows.bytes != nullptr) {
+    kernels.saliency_bytes(factors, which, count, rows.bytes, rows.pitch, rows.steps, start, slope, first,
+                           last, sums);
+  } else if (rows.halves != nullptr) {
     kernels.saliency_half(factors, which, count, rows.halves, rows.pitch, start, slope, first, last, sums);
   } else {
     kernels.saliency(factors, which, count, rows.floats, rows.pitch, start, slope, first, last, sums);
@@ -28,13 +31,21 @@ void add_rows(const KernelTable& kernels, const float* factors, const int32_t* w
 }
 
 Buffer padded_rows(const Weights& weights, int64_t pitch) {
-  return weights.halves != nullptr ? padded(weights.halves, weights.dims, pitch)
-                                   : padded(weights.floats, weights.dims, pitch);
+  if (weights.bytes != nullptr) return padded(weights.bytes, weights.dims, pitch);
+  if (weights.halves != nullptr) return padded(weights.halves, weights.dims, pitch);
+  return padded(weights.floats, weights.dims, pitch);
 }
 
-Rows rows_of(const Buffer& copy, bool is_half, int64_t pitch) {
-  if (is_half) return {nullptr, reinterpret_cast<const Half*>(copy.data()), pitch};
-  return {copy.floats(), nullptr, pitch};
+Rows rows_of(const Buffer& copy, Precision precision, int64_t pitch, const float* steps) {
+  switch (precision) {
+    case Precision::kFloat:
+      return {copy.floats(), nullptr, pitch};
+    case Precision::kHalf:
+      return {nullptr, reinterpret_cast<const Half*>(copy.data()), pitch};
+    case Precision::kByte:
+      break;
+  }
+  return {nullptr, nullptr, pitch, reinterpret_cast<const int8_t*>(copy.data()), steps};
 }
 
 }  // namespace compress

@@ -1,4 +1,4 @@
-// A matrix whose rows are added up, some of them, of either precision: predictors and linear layers.
+// A matrix whose rows are added up, some of them, of any precision: predictors and linear layers.
 #ifndef COMPRESS_ROWS_H_
 #define COMPRESS_ROWS_H_
 
@@ -10,14 +10,16 @@
 
 namespace compress {
 
-// Rows of whole vectors, `pitch` numbers apart; one of the pointers is null.
+// Rows of whole vectors, `pitch` numbers apart; all but one of the pointers are null.
 struct Rows {
   const float* floats;
   const Half* halves;
   int64_t pitch;
+  const int8_t* bytes = nullptr;
+  const float* steps = nullptr;  // of bytes: one for each column, padded as the rows are
 };
 
-// KernelTable::saliency of these rows.
+// KernelTable::saliency, or its other form, of these rows.
 void add_rows(const KernelTable& kernels, const float* factors, const int32_t* which, int32_t count,
               const Rows& rows, const float* start, float slope, int32_t first, int32_t last, float* sums);
 
@@ -25,7 +27,7 @@ void add_rows(const KernelTable& kernels, const float* factors, const int32_t* w
 Buffer padded_rows(const Weights& weights, int64_t pitch);
 
 // The rows of such a copy.
-Rows rows_of(const Buffer& copy, bool is_half, int64_t pitch);
+Rows rows_of(const Buffer& copy, Precision precision, int64_t pitch, const float* steps = nullptr);
 
 }  // namespace compress
 

@@ -14,14 +14,15 @@ namespace compress {
 
 // Weights lie in stretches of neighbouring outputs, [stretch][channel][tap][outputs of the stretch] where
 // winners are chosen per input, and [stretch][tap][channel][outputs of the stretch] where every output wins
-// and nothing is packed. Floats come in stretches of a vector; halves in stretches of a line, of which only
-// packing reads. Where every output wins there are no halves: nobody would make floats of them.
+// and nothing is packed. Floats come in stretches of a vector; halves and bytes in stretches of a line, of
+// which only packing reads. Where every output wins all are floats, in steps of 1: nobody would make floats
+// of them.
 class StoredWeights {
  public:
   // Copies W out of `spec`, which must have passed check_layer.
   StoredWeights(const LayerSpec& spec, const KernelTable* kernels);
 
-  bool is_half() const { return is_half_; }
+  Precision precision() const { return precision_; }
   size_t bytes() const { return memory_.bytes(); }
 
   // Outputs that one step of a packing takes from.
@@ -46,13 +47,13 @@ class StoredWeights {
   }
   int32_t num_stretches() const { return num_stretches_; }
   int32_t stretch_outputs() const { return stretch_outputs_; }
-  int32_t values_per_float() const { return is_half_ ? 2 : 1; }
+  int32_t values_per_float() const { return compress::values_per_float(precision_); }
 
  private:
   template <typename T>
   void fill(const LayerSpec& spec);
 
-  bool is_half_;
+  Precision precision_;
   int32_t source_outputs_, stretch_outputs_, num_stretches_;
   int64_t stretch_stride_;  // in values, as the others
   int32_t channel_stride_, tap_stride_;

@@ -144,7 +144,15 @@ def chosen(channels, density, block):
     return min(channels, -(-max(1, round(channels * density)) // block) * block)
 
 
-def fbs_run(shape, density, *, threads, batch, isa, block=1, halves=(), pin=False):
+def to_bytes(constants):
+    """Changes the constants of a layer: W and A become whole numbers of 8 bits, P and Q are their steps."""
+    for name, step_name, others in (("W", "P", (1, 2, 3)), ("A", "Q", (0,))):
+        step = np.abs(constants[name]).max(axis=others, keepdims=True) / np.float32(127)
+        constants[name] = np.rint(constants[name] / step).astype(np.int8)
+        constants[step_name] = step.ravel()
+
+
+def fbs_run(shape, density, *, threads, batch, isa, block=1, halves=(), in_bytes=False, pin=False):
     """What runs the layer, and how many times fewer multiplications it takes."""
     rng = np.random.default_rng(0)
     options = options_for(threads, pin=pin, native=True, isa=isa)
@@ -169,6 +177,8 @@ def fbs_run(shape, density, *, threads, batch, isa, block=1, halves=(), pin=Fals
     )
     for name in halves:
         layer.constants[name] = layer.constants[name].astype(np.float16)
+    if in_bytes:
+        to_bytes(layer.constants)
     native = open_session(reference.fbs_model(layer), options)
     saved = shape.inputs * shape.outputs / (live * winners)
     return bound_run(native, {"X": x, "I": index}), saved
@@ -219,7 +229,9 @@ def main():
     parser.add_argument("--threads", default="1")
     parser.add_argument("--batches", default="1")
     parser.add_argument("--winner-block", type=int, default=1, help="channels that win or lose together")
-    parser.add_argument("--half", choices=("predictors", "weights"), help="of 16 bits; weights: predictors too")
+    rounding = parser.add_mutually_exclusive_group()
+    rounding.add_argument("--half", choices=("predictors", "weights"), help="of 16 bits; weights: predictors too")
+    rounding.add_argument("--bytes", action="store_true", help="weights and predictors of 8 bits")
     parser.add_argument("--isa", default="", help="instruction set; the best one here by default")
     parser.add_argument("--seconds", type=float, default=1.0, help="per cell")
     parser.add_argument("--only", default="", help="layers whose name contains this")
@@ -239,6 +251,7 @@ def main():
                 for density in densities:
                     settings = {"batch": batch, "isa": options.isa, "block": options.winner_block, "pin": options.pin}
                     settings["halves"] = {None: "", "predictors": "A", "weights": "WA"}[options.half]
+                    settings["in_bytes"] = options.bytes
                     run, saved = fbs_run(shape, density, threads=threads, **settings)
                     if options.scaling:
                         alone, _ = fbs_run(shape, density, threads=1, **settings)

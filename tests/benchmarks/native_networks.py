@@ -43,18 +43,19 @@ CALIBRATION_IMAGES = 8
 SLOWEST = 10  # nodes shown of a profile
 
 
-def exported(folder, network, density, batch=1, *, half=None):
+def exported(folder, network, density, batch=1, *, half=None, in_bytes=False):
     """Path of the network's file for that many images a run; `density` None is the dense one.
 
-    `half`: predictors or weights, of 16 bits.
+    `half`: predictors or weights, of 16 bits. `in_bytes`: both of 8 bits.
     """
-    kind = "dense" if density is None else f"fbs{round(100 * density)}" + (f".{half}" if half else "")
+    form = "bytes" if in_bytes else half
+    kind = "dense" if density is None else f"fbs{round(100 * density)}" + (f".{form}" if form else "")
     kind += f".batch{batch}" if batch > 1 else ""
     path = folder / f"{network.rpartition(':')[2]}.{kind}.onnx"
     if not path.exists():
         method = None if density is None else "fbs"
-        halves = {f"half_{half}": True} if half and method is not None else {}
-        shipping = Shipping(**halves)
+        option = "byte_weights" if in_bytes else f"half_{half}"
+        shipping = Shipping(**({option: True} if form and method is not None else {}))
         export_network(
             network, output=path, method=method, density=density, batch=batch, untrained=True, shipping=shipping
         )
@@ -132,7 +133,9 @@ def main():
     parser.add_argument("--min-time", type=float, default=0.4, help="seconds of a round, at least")
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one by default")
     parser.add_argument("--int8", action="store_true", help="also the dense network in int8")
-    parser.add_argument("--half", choices=("predictors", "weights"), help="of 16 bits; weights: predictors too")
+    rounding = parser.add_mutually_exclusive_group()
+    rounding.add_argument("--half", choices=("predictors", "weights"), help="of 16 bits; weights: predictors too")
+    rounding.add_argument("--bytes", action="store_true", help="weights and predictors of 8 bits")
     parser.add_argument("--pin", action="store_true", help="every thread to a processor of its own")
     parser.add_argument("--profile", action="store_true", help="show where the native run's time goes")
     options = parser.parse_args()
@@ -144,7 +147,8 @@ def main():
         (nothing,) = benchmark([empty(folder)], runs=3, rounds=1, min_time_s=0.0)
         for network in options.networks.split(","):
             files = [exported(folder, network, None, options.batch)]
-            files += [exported(folder, network, options.density, options.batch, half=options.half)]
+            forms = {"half": options.half, "in_bytes": options.bytes}
+            files += [exported(folder, network, options.density, options.batch, **forms)]
             files += [exported_int8(folder, network)] if options.int8 else []
             threads = [int(number) for number in options.threads.split(",")]
             if options.pin:

@@ -119,6 +119,43 @@ def test_numbers_of_16_bits_go_all_the_way(folder: Path, tmp_path: Path, capsys:
         assert not (tmp_path / "x.onnx").exists()
 
 
+def test_numbers_of_8_bits_go_all_the_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictors, weights, file = ".saliency_weight", ".weight", tmp_path / "bytes.onnx"
+    words = ("export", folder / "fbs.pt", "--data", "digits", "--no-measure")
+    assert compress(*words, "--byte-weights", "-o", file) == 0
+    said = capsys.readouterr().err
+    assert "predictors in int8" in said
+    assert "weights in int8" in said
+    assert types_of(file, weights) == {onnx.TensorProto.INT8}
+    # The image has one channel, and its predictor one number for each output: with steps it would be larger.
+    assert types_of(file, predictors) == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
+    about = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert about["compress.predictors"] == about["compress.weights"] == "int8"
+    assert file.stat().st_size < 0.4 * (folder / "fbs.onnx").stat().st_size
+    assert compress("verify", folder / "fbs.pt", file, "--data", "digits", "--images", 16) == 0
+
+
+@pytest.mark.parametrize(
+    ("others", "why"),
+    [
+        (("--half-weights",), "leave --half-weights out"),
+        (("--half-predictors",), "leave --half-predictors out"),
+        (("--half-predictors", "--half-weights"), "leave --half-weights and --half-predictors out"),
+        (("--int8",), "--byte-weights: with --int8 weights have 8 bits already"),
+        (("--target", "tensorrt"), "--byte-weights is for target onnx"),
+    ],
+)
+def test_what_does_not_go_with_bytes(
+    folder: Path, tmp_path: Path, others: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("export", folder / "fbs.pt", "--data", "digits", "--no-measure", "--byte-weights")
+    assert compress(*words, *others, "-o", tmp_path / "x.onnx") == 1
+    assert why in capsys.readouterr().err
+    assert compress("export", folder / "dense.pt", "--byte-weights", "-o", tmp_path / "x.onnx") == 1
+    assert "predictors of 8 bits: the network has no FBS layers" in capsys.readouterr().err
+    assert not (tmp_path / "x.onnx").exists()
+
+
 @pytest.mark.parametrize("option", ["--pad", "--no-pad"])
 def test_widths_are_filled_up_to_what_the_runtime_likes(
     folder: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]

@@ -28,6 +28,33 @@ def layer(rng, *, channels=8, outputs=12, taps=3, post_shift=False):
     return {name: value.astype(np.float32) for name, value in constants.items()}
 
 
+STEPS = {"W": ("P", 0), "A": ("Q", 1)}
+
+
+def in_bytes(constants, names):
+    """These weights as bytes, their steps at the end; None for optional inputs that are left out before these."""
+    if not names:
+        return constants
+    made, steps = dict(constants), dict.fromkeys("PQ" if "A" in names else "P")
+    for name in names:
+        step_name, axis = STEPS[name]
+        others = tuple(other for other in range(made[name].ndim) if other != axis)
+        step = np.abs(made[name]).max(axis=others, keepdims=True) / np.float32(127)
+        made[name] = np.rint(made[name] / step).astype(np.int8)
+        steps[step_name] = step.ravel()
+    return made | {name: made.pop(name, None) for name in "DEU"} | steps
+
+
+def in_floats(constants):
+    """What these constants stand for."""
+    made = {name: None if value is None else value.astype(np.float32) for name, value in constants.items()}
+    if made.pop("P", None) is not None:
+        made["W"] = made["W"] * constants["P"][:, None, None, None]
+    if made.pop("Q", None) is not None:
+        made["A"] = made["A"] * constants["Q"]
+    return made
+
+
 def packed_input(rng, batch, live, *, channels=8, size=(7, 5)):
     x = rng.normal(size=(batch, *size, live)).astype(np.float32)
     indices = np.stack([np.sort(rng.permutation(channels)[:live]) for _ in range(batch)])
@@ -56,6 +83,13 @@ CASES = {
     "kernels of 16 bits": {"half": "W"},
     "kernels of 16 bits, pointwise": {"half": "WA", "taps": 1, "pads": [0, 0, 0, 0]},
     "kernels of 16 bits, all win": {"half": "W", "winners": 12},
+    "predictor of 8 bits": {"bytes": "A"},
+    "kernels of 8 bits": {"bytes": "W"},
+    "8 bits, shifted": {"bytes": "WA", "post_shift": True},
+    "8 bits, pointwise": {"bytes": "WA", "taps": 1, "pads": [0, 0, 0, 0]},
+    "8 bits, pointwise, all win": {"bytes": "WA", "taps": 1, "pads": [0, 0, 0, 0], "winners": 12},
+    "8 bits, all win": {"bytes": "WA", "winners": 12},
+    "kernels of 8 bits, predictor of 16": {"half": "A", "bytes": "W"},
 }
 
 
@@ -68,6 +102,7 @@ def test_body_equals_definition(case, dense, batch):
     constants = layer(rng, taps=changes.pop("taps", 3), post_shift=changes.pop("post_shift", False))
     for name in changes.pop("half", ""):
         constants[name] = constants[name].astype(np.float16)
+    constants = in_bytes(constants, changes.pop("bytes", ""))
     attributes = reference.fbs_attributes(**changes)
     x, indices = packed_input(rng, 3 if batch == "N" else batch, 8 if dense else 5)
     indices = np.arange(8)[None] if dense else indices
@@ -76,9 +111,8 @@ def test_body_equals_definition(case, dense, batch):
     )
     onnx.checker.check_model(model, full_check=True)
     y, j = stock(model, {"X": x} if dense else {"X": x, "I": indices})
-    wanted, winners = reference.fbs_conv(
-        x, indices, *(constants[name].astype(np.float32) for name in "WBAR"), constants.get("D"), **attributes
-    )
+    floats = in_floats(constants)
+    wanted, winners = reference.fbs_conv(x, indices, *(floats[name] for name in "WBAR"), floats.get("D"), **attributes)
     np.testing.assert_array_equal(j, winners)
     np.testing.assert_allclose(y, wanted, rtol=0, atol=RELATIVE * max(1.0, np.abs(wanted).max()))
 
@@ -97,6 +131,8 @@ FUSED_CASES = {
     "blocks": {"winner_block": 4, "depthwise": RELU6},
     "all win": {"winners": 12, "depthwise": RELU6},
     "16 bits": {"half": "WA", "depthwise": RELU6},
+    "8 bits": {"bytes": "WA", "depthwise": RELU6},
+    "8 bits, left out": {"more": "dE", "bytes": "WA", "depthwise": RELU6},
 }
 
 
@@ -109,16 +145,18 @@ def test_fused_body_equals_two_nodes(case, dense, batch):
     constants = layer(rng, taps=changes.pop("taps", 3))
     filters = {"V": rng.normal(size=(12, 1, 3, 3)).astype(np.float32), "S": rng.normal(size=12).astype(np.float32)}
     shifts = {"D": rng.normal(size=12).astype(np.float32), "E": rng.normal(size=8).astype(np.float32)}
-    more = {name: shifts.get(name) for name in changes.pop("more", "")}  # d: D is left out
+    more = {name.upper(): shifts.get(name) for name in changes.pop("more", "")}  # d: D is left out
     for name in changes.pop("half", ""):
         constants[name] = constants[name].astype(np.float16)
+    constants = in_bytes(constants | more, changes.pop("bytes", ""))
+    tail = {name: constants.pop(name) for name in "DEUPQ" if name in constants}
     behind = reference.depthwise_attributes(**changes.pop("depthwise"))
     attributes = reference.fbs_attributes(**changes)
     x, indices = packed_input(rng, 3 if batch == "N" else batch, 8 if dense else 5)
     index = np.arange(8)[None] if dense else None
     feeds = {"X": x} if dense else {"X": x, "I": indices}
 
-    fbs = reference.one_node_model("FBSConv", x.shape[1:], index, constants | more, attributes, batch=batch)
+    fbs = reference.one_node_model("FBSConv", x.shape[1:], index, constants | tail, attributes, batch=batch)
     between, winners = stock(fbs, feeds)
     depthwise = reference.one_node_model(
         "DepthwiseConv", between.shape[1:], None, filters, behind | {"channels": 12}, batch=batch
@@ -128,7 +166,7 @@ def test_fused_body_equals_two_nodes(case, dense, batch):
         "FBSConvDepthwise",
         x.shape[1:],
         index,
-        constants | filters | more,
+        constants | filters | tail,
         attributes | {f"depthwise_{name}": value for name, value in behind.items()},
         batch=batch,
     )
@@ -213,7 +251,7 @@ def test_nodes_of_one_variant_share_one_function():
     ("change", "message"),
     [
         (lambda node: node.attribute.pop(), r"lacks the attributes winners"),
-        (lambda node: node.input.pop(), r"has 5 inputs; allowed are 6 to 9"),
+        (lambda node: node.input.pop(), r"has 5 inputs; allowed are 6 to 11"),
         (lambda node: setattr(node, "op_type", "Conv9"), r"compress.Conv9\) is unknown"),
     ],
 )
@@ -225,3 +263,18 @@ def test_wrong_node_is_refused(change, message):
     change(model.graph.node[0])
     with pytest.raises(ExportError, match=message):
         attach_functions(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("P", "W is int8 just where there is P"), ("Q", "A is int8 just where there is Q")]
+)
+@pytest.mark.parametrize("bytes_", [False, True])
+def test_bytes_and_their_steps_come_together(name, message, bytes_):
+    constants = in_bytes(layer(np.random.default_rng(9)), "WA")
+    if bytes_:
+        constants[name] = None
+    else:
+        floats = in_floats(constants)
+        constants |= {weight: floats[weight] for weight, (step, _) in STEPS.items() if step == name}
+    with pytest.raises(ExportError, match=message):
+        reference.one_node_model("FBSConv", (4, 4, 8), None, constants, reference.fbs_attributes(), batch=1)

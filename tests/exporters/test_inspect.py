@@ -56,6 +56,27 @@ def test_fbs_layer_is_counted_at_its_winners_and_live_inputs():
     assert node.parameters == 12 * 8 * 9 + 12 + 8 * 12 + 12
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("names", ["W", "WA"])
+def test_bytes_count_as_the_weights_they_stand_for_and_steps_as_nothing(names, fused):
+    rng = np.random.default_rng(0)
+    shapes = {"W": (12, 8, 3, 3), "B": (12,), "A": (8, 12), "R": (12,)}
+    shapes |= {"V": (12, 1, 3, 3), "S": (12,)} if fused else {}
+    constants = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    constants |= {name: rng.integers(-127, 128, shapes[name]).astype(np.int8) for name in names} | dict.fromkeys("DEU")
+    constants |= {step: np.ones(12, np.float32) for step in "PQ"[: len(names)]}
+    window = {f"depthwise_{name}": value for name, value in reference.depthwise_attributes().items()}
+    attributes = reference.fbs_attributes(winners=6) | (window if fused else {})
+    op = "FBSConvDepthwise" if fused else "FBSConv"
+    made = reference.one_node_model(op, (7, 5, 5), None, constants, attributes, batch="batch")
+    (node,) = inspect_model(made, "m.onnx").nodes
+    filters = 12 * 9 + 12 if fused else 0
+    assert node.parameters == 12 * 8 * 9 + 12 + 8 * 12 + 12 + filters
+    weights = (12 * 8 * 9 if "W" in names else 0) + (8 * 12 if "A" in names else 0)
+    assert node.weight_bytes == 4 * node.parameters - 3 * weights + 4 * 12 * len(names)
+    assert node.method == "fbs+int8"
+
+
 def test_a_depthwise_layer_is_counted_at_its_live_inputs():
     rng = np.random.default_rng(0)
     constants = {"W": rng.normal(size=(8, 1, 3, 3)).astype(np.float32), "B": np.zeros(8, np.float32)}

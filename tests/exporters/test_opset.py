@@ -27,6 +27,8 @@ PLAIN = FBSVariant(
     left_out=True,
     measured=True,
     measures=True,
+    byte=True,
+    byte_weight=True,
 )
 
 
@@ -37,7 +39,7 @@ PLAIN = FBSVariant(
         fbs_conv_depthwise_body(PLAIN, "clip", 12),
         unpack_body(),
         unpack_add_body(SumVariant("bounded", packed=True, measured=True)),
-        linear_body(LinearVariant("relu", half_weight=True)),
+        linear_body(LinearVariant("relu", byte_weight=True)),
         depthwise_conv_body("clip"),
         max_pool_nhwc_body(),
         to_nhwc_body(),

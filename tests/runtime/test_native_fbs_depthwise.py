@@ -152,6 +152,21 @@ def test_weights_and_predictors_of_16_bits_are_those_of_32(kernel, outputs, thre
                 assert_near(run(narrow, behind, x, index, isa, threads), wanted, isa)
 
 
+@pytest.mark.parametrize("outputs", [1, 33, 80])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_weights_and_predictors_of_8_bits_are_those_of_32(outputs, threads):
+    rng = np.random.default_rng(outputs)
+    behind = make_depthwise(rng, outputs)
+    for winners in {1, (outputs + 1) // 2, outputs}:
+        for live, size in [(19, SMALL), (11, (23, 24))]:
+            layer = make_layer(rng, channels=19, outputs=outputs, kernel=(1, 1), winners=winners)
+            narrow, wide = reference.in_bytes(layer)
+            x, index = make_input(rng, live=live, channels=19, size=size)
+            wanted = reference.fused(wide, behind, x, index)
+            for isa in ISAS:
+                assert_near(run(narrow, behind, x, index, isa, threads), wanted, isa)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_native_equals_function_body(case, batch):

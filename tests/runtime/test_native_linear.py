@@ -86,6 +86,30 @@ def test_weights_of_16_bits_are_those_of_32_to_the_bit(outputs, batch):
         np.testing.assert_array_equal(got, wanted, err_msg=isa)
 
 
+@pytest.mark.parametrize("outputs", [1, 33, 160])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_weights_of_8_bits_are_those_of_32(outputs, batch):
+    rng = np.random.default_rng(outputs)
+    weight, bias = layer(rng, 20, 6, outputs)
+    narrow, steps = reference.bytes_and_steps(weight, 1)
+    x, index = make_input(rng, live=7, channels=20, batch=batch, size=(2, 3))
+    wanted = expected(x, index, narrow * steps, bias, 20, -FLOAT_MAX)
+    for isa in reference.isa_names():
+        model = reference.linear_model(narrow, bias, 20, steps=steps)
+        (got,) = reference.open_session(model, isa).run(None, {"X": x, "I": index})
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max(), err_msg=isa)
+
+
+def test_a_linear_layer_of_8_bits_needs_its_steps():
+    narrow, bias = np.ones((24, 7), np.int8), np.zeros(7, np.float32)
+    with pytest.raises(Exception, match="Linear: W is int8 and P is missing or no constant"):
+        reference.open_session(reference.linear_model(narrow, bias, 4))
+    with pytest.raises(Exception, match=r"Linear: P\[6\] is 0.0*; it must be positive"):
+        reference.open_session(
+            reference.linear_model(narrow, bias, 4, steps=np.arange(7, dtype=np.float32)[::-1].copy())
+        )
+
+
 def test_a_linear_layer_of_16_bits_must_be_finite():
     model = reference.linear_model(np.full((24, 7), np.inf, np.float16), np.zeros(7, np.float32), 4)
     with pytest.raises(Exception, match="Linear: W holds values that are not finite"):

@@ -110,6 +110,38 @@ def test_weights_of_16_bits_are_those_of_32(outputs, kernel, threads):
                 np.testing.assert_allclose(got_y, y, rtol=0, atol=TOLERANCE * scale, err_msg=isa)
 
 
+@pytest.mark.parametrize("outputs", [1, 15, 33, 80, 130])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_weights_of_8_bits_are_those_of_32(outputs, kernel, threads):
+    rng = np.random.default_rng(outputs)
+    for winners, left_out in [(1, False), ((outputs + 3) // 4, True), ((outputs + 1) // 2, False), (outputs, True)]:
+        for live, names in [(19, "WA"), (11, "WA"), (11, "W"), (11, "A")]:
+            layer = make_layer(
+                rng, channels=19, outputs=outputs, kernel=kernel, winners=winners, left_out=left_out, post_shift=True
+            )
+            narrow, wide = reference.in_bytes(layer, *names)
+            x, index = make_input(rng, live=live, channels=19, size=(9, 7))
+            y, j = reference.fbs_conv(wide, x, index)
+            for isa in ISAS:
+                got_y, got_j = run(narrow, x, index, isa, threads)
+                np.testing.assert_array_equal(got_j, j, err_msg=isa)
+                scale = max(1.0, float(np.abs(y).max(initial=0)))
+                np.testing.assert_allclose(got_y, y, rtol=0, atol=TOLERANCE * scale, err_msg=isa)
+
+
+@pytest.mark.parametrize("outputs", [1, 33, 130])
+def test_predictors_of_8_bits_choose_the_same_winners_everywhere(outputs):
+    rng = np.random.default_rng(outputs)
+    layer = make_layer(rng, channels=19, outputs=outputs, winners=(outputs + 1) // 2, normalize=1)
+    narrow, _ = reference.in_bytes(layer)
+    narrow.constants["A"].flat[:3] = 0, -128, 127
+    x, index = make_input(rng, live=11, channels=19, batch=2)
+    first = run(narrow, x, index, ISAS[0])[1]
+    for isa in ISAS:
+        np.testing.assert_array_equal(run(narrow, x, index, isa)[1], first, err_msg=isa)
+
+
 CASES = {
     "no padding": {"pads": (0, 0, 0, 0)},
     "padding at one corner": {"pads": (0, 0, 1, 2), "strides": (2, 2)},

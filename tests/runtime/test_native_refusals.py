@@ -21,6 +21,15 @@ def x_and_index(**changes):
     return make_input(np.random.default_rng(1), **({"live": 3, "channels": 4, "batch": 2} | changes))
 
 
+def with_bytes(**changes):
+    """The layer on bytes, some constants changed, or None: left out."""
+    narrow, _ = reference.in_bytes(layer())
+    constants = narrow.constants | changes
+    return narrow.changed(constants={name: value for name, value in constants.items() if value is not None})
+
+
+STEPS = np.ones(6, np.float32)
+
 LOADING = {
     "winners 0": (layer(), {"winners": 0}, r"winners is 0; W of shape \[6, 4, 3, 3\] allows 1 to 6"),
     "winners negative": (layer(), {"winners": -(2**40)}, "allows 1 to 6"),
@@ -53,6 +62,12 @@ LOADING = {
         {},
         "W holds values that are not finite",
     ),
+    "W in 8 bits without steps": (with_bytes(P=None), {}, "W is int8 and P is missing or no constant"),
+    "A in 8 bits without steps": (with_bytes(Q=None), {}, "A is int8 and Q is missing or no constant"),
+    "steps of floats": (with_constant("P", (6,), 1), {}, "W is not int8 and P is there; it must be absent"),
+    "steps of another size": (with_bytes(P=STEPS[:5]), {}, r"P has shape \[5\]; it must be \[6\]"),
+    "a step of 0": (with_bytes(Q=STEPS * 0), {}, r"Q\[0\] is 0.0*; it must be positive, normal and finite"),
+    "a step that is not a number": (with_bytes(P=STEPS * np.nan), {}, r"P\[0\] is -?nan"),
     "W in 64 bits": (with_constant("W", (6, 4, 3, 3), dtype=np.float64), {}, "W has element type 11"),
     "A in 64 bits": (with_constant("A", (4, 6), dtype=np.float64), {}, "A has element type 11; it must be float"),
     "R of rank 2": (with_constant("R", (6, 1)), {}, r"R has shape \[6, 1\]"),
@@ -73,6 +88,12 @@ def test_weights_must_be_constant(name):
     model = reference.fbs_model(layer(), computed=[name])
     with pytest.raises(Exception, match=f"FBSConv: input {name} is not a constant"):
         reference.open_session(model)
+
+
+@pytest.mark.parametrize("name", ["P", "Q"])
+def test_steps_must_be_constant(name):
+    with pytest.raises(Exception, match=f"FBSConv: . is int8 and {name} is missing or no constant"):
+        reference.open_session(reference.fbs_model(with_bytes(), computed=[name]))
 
 
 @pytest.mark.parametrize("name", ["D", "E"])

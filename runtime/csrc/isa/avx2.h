@@ -33,6 +33,9 @@ inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vec load(const compress::Half* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+inline Vec load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 inline Vec load_first(const float* p, int count) { return _mm256_maskload_ps(p, first_lanes(count)); }
 inline void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 inline void store_first(float* p, Vec v, int count) { _mm256_maskstore_ps(p, first_lanes(count), v); }
@@ -107,7 +110,8 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 
 }  // namespace
 
-#include "kernels/columns.h"  // last: on top of what stands above
+#include "kernels/bytes.h"  // last: on top of what stands above
+#include "kernels/columns.h"
 #include "kernels/halves.h"
 
 #endif  // COMPRESS_ISA_AVX2_H_

@@ -32,6 +32,9 @@ inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vec load(const compress::Half* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+inline Vec load(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 inline Vec load_first(const float* p, int count) { return _mm512_maskz_loadu_ps(first_lanes(count), p); }
 inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 inline void store_first(float* p, Vec v, int count) { _mm512_mask_storeu_ps(p, first_lanes(count), v); }
@@ -126,6 +129,30 @@ inline HalfVec take_halves(HalfVec old, const compress::Half* source, HalfLanes 
 }
 inline Vec finished(HalfVec packed) { return _mm512_cvtph_ps(_mm512_castsi512_si256(packed.halves)); }
 
+#ifdef __AVX512VBMI__
+// As in kernels/bytes.h, likewise.
+inline constexpr int kByteSource = 64;
+struct ByteVec {
+  __m512i bytes;  // in the lowest quarter
+};
+struct ByteLanes {
+  __m512i places;
+  __mmask64 taken;
+};
+inline ByteVec no_bytes() { return {_mm512_setzero_si512()}; }
+inline ByteLanes byte_lanes_of(const int32_t* lanes) {
+  const __m512i all = load_lanes(lanes);
+  const auto taken = static_cast<__mmask16>(~_mm512_movepi32_mask(all));
+  return {_mm512_castsi128_si512(_mm512_cvtepi32_epi8(all)), taken};
+}
+inline ByteVec take_bytes(ByteVec old, const int8_t* source, ByteLanes lanes) {
+  return {_mm512_mask_permutexvar_epi8(old.bytes, lanes.taken, lanes.places, _mm512_loadu_si512(source))};
+}
+inline Vec finished(ByteVec packed) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm512_castsi512_si128(packed.bytes)));
+}
+#endif
+
 // As in kernels/columns.h, a row in each quarter until all is found: a byte of -1 picks a 0.
 using Columns = __m512i;
 inline Columns columns_of(const int32_t* lanes) {
@@ -146,5 +173,9 @@ inline Lanes interleave(Lanes found) {
 }
 
 }  // namespace
+
+#ifndef __AVX512VBMI__
+#include "kernels/bytes.h"  // last: on top of what stands above
+#endif
 
 #endif  // COMPRESS_ISA_AVX512_H_

@@ -32,6 +32,11 @@ inline Vec load(const compress::Half* p) {
   for (int i = 0; i < kLanes; ++i) v[i] = compress::to_float(p[i]);
   return v;
 }
+inline Vec load(const int8_t* p) {
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(p[i]);
+  return v;
+}
 // The first `count` values (all of them where there are more lanes), 0 behind them.
 inline Vec load_first(const float* p, int count) {
   Vec v = zero();
@@ -128,7 +133,8 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 
 }  // namespace
 
-#include "kernels/columns.h"  // last: on top of what stands above
+#include "kernels/bytes.h"  // last: on top of what stands above
+#include "kernels/columns.h"
 #include "kernels/halves.h"
 
 #endif  // COMPRESS_ISA_GENERIC_H_

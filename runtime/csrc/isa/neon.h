@@ -30,6 +30,12 @@ inline Vec load(const float* p) { return vld1q_f32(p); }
 inline Vec load(const compress::Half* p) {
   return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
 }
+inline Vec load(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(four));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
+}
 inline Vec load_first(const float* p, int count) {
   if (count >= kLanes) return load(p);
   const float32x2_t low = count >= 2 ? vld1_f32(p) : vdup_n_f32(0.0f);
@@ -111,7 +117,8 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 
 }  // namespace
 
-#include "kernels/columns.h"  // last: on top of what stands above
+#include "kernels/bytes.h"  // last: on top of what stands above
+#include "kernels/columns.h"
 #include "kernels/halves.h"
 
 #endif  // COMPRESS_ISA_NEON_H_

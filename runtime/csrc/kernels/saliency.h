@@ -156,7 +156,7 @@ inline void add_rows(const float* u, const Weight* const* rows, const Weight* co
 
 template <typename Weight>
 inline void predict(const float* u, const int32_t* live, int32_t channels, const Weight* a, int64_t pitch,
-                    const float* r, float slope, int32_t first, int32_t last, float* s) {
+                    const float* steps, const float* r, float slope, int32_t first, int32_t last, float* s) {
   constexpr int kRows = 4;
   for (int o = first; o < last; o += kLanes) store(s + o, zero());
   // Threads have stretches of the rows: the shorter these are, the more of them are on their way at a time.
@@ -181,17 +181,25 @@ inline void predict(const float* u, const int32_t* live, int32_t channels, const
     add_rows<1, Weight>(u + c, &row, nullptr, first, last, s);
   }
   const Vec slopes = broadcast(&slope);
-  for (int o = first; o < last; o += kLanes) store(s + o, leaky(add(load(s + o), load(r + o)), slopes));
+  for (int o = first; o < last; o += kLanes) {
+    const Vec sum = steps == nullptr ? load(s + o) : mul(load(s + o), load(steps + o));
+    store(s + o, leaky(add(sum, load(r + o)), slopes));
+  }
 }
 
 void saliency(const float* u, const int32_t* live, int32_t channels, const float* a, int64_t pitch,
               const float* r, float slope, int32_t first, int32_t last, float* s) {
-  predict(u, live, channels, a, pitch, r, slope, first, last, s);
+  predict(u, live, channels, a, pitch, nullptr, r, slope, first, last, s);
 }
 
 void saliency_half(const float* u, const int32_t* live, int32_t channels, const compress::Half* a,
                    int64_t pitch, const float* r, float slope, int32_t first, int32_t last, float* s) {
-  predict(u, live, channels, a, pitch, r, slope, first, last, s);
+  predict(u, live, channels, a, pitch, nullptr, r, slope, first, last, s);
+}
+
+void saliency_bytes(const float* u, const int32_t* live, int32_t channels, const int8_t* a, int64_t pitch,
+                    const float* steps, const float* r, float slope, int32_t first, int32_t last, float* s) {
+  predict(u, live, channels, a, pitch, steps, r, slope, first, last, s);
 }
 
 int32_t count_reaching(const int32_t* keys, int32_t count, int32_t least) {

@@ -22,7 +22,7 @@ inline Vec take_from(Vec packed, const float* source, Lanes lanes) {
 }
 inline Vec finished(Vec packed) { return packed; }
 
-// and of halves.
+// of halves,
 inline const compress::Half* source_of(const PackTask& task, const SqueezeStep& step,
                                        const compress::Half* w) {
   constexpr int kSources = compress::kLineHalves / kHalfSource;  // of a line
@@ -34,6 +34,17 @@ inline HalfLanes lanes_of(const SqueezeStep& step, const compress::Half*) {
 inline HalfVec nothing(const compress::Half*) { return no_halves(); }
 inline HalfVec take_from(HalfVec packed, const compress::Half* source, HalfLanes lanes) {
   return take_halves(packed, source, lanes);
+}
+
+// and of bytes.
+inline const int8_t* source_of(const PackTask& task, const SqueezeStep& step, const int8_t* w) {
+  constexpr int kSources = compress::kLineBytes / kByteSource;  // of a line
+  return w + step.source / kSources * task.vector_stride + step.source % kSources * kByteSource;
+}
+inline ByteLanes lanes_of(const SqueezeStep& step, const int8_t*) { return byte_lanes_of(step.lanes); }
+inline ByteVec nothing(const int8_t*) { return no_bytes(); }
+inline ByteVec take_from(ByteVec packed, const int8_t* source, ByteLanes lanes) {
+  return take_bytes(packed, source, lanes);
 }
 
 // kSteps at compile time keeps every step's permutation in a register across all rows; 0 reads them from
@@ -87,6 +98,7 @@ void pack_weights(const PackTask& task, const Weight* w, int first, int last) {
 }
 
 void pack(const PackTask& task, int first, int last) {
+  if (task.bytes != nullptr) return pack_weights(task, task.bytes, first, last);
   if (task.halves != nullptr) return pack_weights(task, task.halves, first, last);
   pack_weights(task, task.w, first, last);
 }

@@ -26,6 +26,7 @@ inline constexpr int kFewChannels = 4;
 // What memory hands over at a time.
 inline constexpr int kLineFloats = 16;
 inline constexpr int kLineHalves = 32;
+inline constexpr int kLineBytes = 64;
 
 // What happens to a sum before it is stored: clamp(scale * (sum + bias) + post, lower, upper); the arrays are
 // in output order and padded to whole vectors. NaN passes through.
@@ -117,12 +118,13 @@ struct SqueezeStep {
 };
 
 // out[t][c][lane] = winners' columns of w's row (t, live[c]) for one output vector, for c in [first, last).
-//   Of floats: w [vector][C][tap][lanes], a source of a step is a vector. Of halves:
-//   [line][C][tap][kLineHalves], a source is half_source of the row's halves. Both, and out
-//   [tap][channels][lanes], 64-byte aligned.
+//   Of floats: w [vector][C][tap][lanes], a source of a step is a vector. Of halves and of bytes:
+//   [line][C][tap][kLineHalves or kLineBytes], a source is half_source or byte_source of the row's numbers.
+//   All, and out [tap][channels][lanes], 64-byte aligned.
 struct PackTask {
-  const float* w;  // one of these two is null
+  const float* w;  // all but one of these are null
   const Half* halves;
+  const int8_t* bytes;
   int64_t vector_stride;   // values from vector to vector, or from line to line
   int32_t channel_stride;  // values from channel to channel
   int32_t tap_stride;      // values from tap to tap
@@ -222,8 +224,8 @@ struct KernelTable {
   const char* name;
   int32_t lanes;     // floats per vector
   int32_t max_tile;  // most pixels per tile
-  // Halves that one step of a packing takes from: a power of two from `lanes` to kLineHalves.
-  int32_t half_source;
+  // Halves, or bytes, that one step of a packing takes from: a power of two from `lanes` to a line of them.
+  int32_t half_source, byte_source;
 
   // Of ConvTask's sums.
   int32_t tile_floats() const { return 2 * lanes * max_tile; }
@@ -252,6 +254,11 @@ struct KernelTable {
   // The same of halves, which become floats before anything is done with them.
   void (*saliency_half)(const float* u, const int32_t* live, int32_t channels, const Half* a, int64_t pitch,
                         const float* r, float slope, int32_t first, int32_t last, float* s);
+
+  // The same of bytes, each output's sum being multiplied by steps[o] before r[o] is added.
+  void (*saliency_bytes)(const float* u, const int32_t* live, int32_t channels, const int8_t* a,
+                         int64_t pitch, const float* steps, const float* r, float slope, int32_t first,
+                         int32_t last, float* s);
 
   // y[p * channels + c] = x[c * plane + p] for the pixels [first, last) and up to kFewChannels channels.
   void (*interleave)(const float* x, int64_t plane, int32_t channels, int64_t first, int64_t last, float* y);

@@ -23,6 +23,8 @@ struct FbsCase {
   LayerSpec spec;
   std::vector<float> w, b, a, r, d, e, x;
   std::vector<compress::Half> half_w, half_a;  // the same as w and a, or empty
+  std::vector<int8_t> byte_w, byte_a;          // likewise, in steps
+  std::vector<float> p, q;                     // the steps
   std::vector<int64_t> index;
   Dims x_dims, index_dims;
 
@@ -43,6 +45,19 @@ inline std::vector<compress::Half> halved(std::vector<float>& values, Random& ra
   return halves;
 }
 
+// Random bytes in place of `values` [outer][steps][inner], which become the same numbers, of about the size
+// they had.
+inline std::vector<int8_t> made_of_bytes(std::vector<float>& values, std::vector<float>& steps, int64_t outer,
+                                         int64_t outputs, float size, Random& random) {
+  const std::vector<int8_t> bytes = random.bytes(static_cast<int64_t>(values.size()));
+  for (int64_t o = 0; o < outputs; ++o)
+    steps.push_back(size / 70.0f * static_cast<float>(random.integer(1, 64)) / 32.0f);
+  const size_t inner = values.size() / static_cast<size_t>(outer * outputs);
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = steps[i / inner % static_cast<size_t>(outputs)] * static_cast<float>(bytes[i]);
+  return bytes;
+}
+
 inline void fill(FbsCase& c, const Dims& weight, const Dims& plane, Random& random) {
   const int64_t outputs = weight[0], channels = weight[1];
   LayerSpec& spec = c.spec;
@@ -54,9 +69,11 @@ inline void fill(FbsCase& c, const Dims& weight, const Dims& plane, Random& rand
   spec.winner_block = random.chance(0.7) ? 1 : random.integer(2, 20);
   // Sums of about 1, so that the clamp does not hide how large the terms were.
   const int64_t terms = channels * weight[2] * weight[3];
-  c.w = random.floats(outputs * terms, 1.0f / std::sqrt(static_cast<float>(terms)));
+  const float weight_size = 1.0f / std::sqrt(static_cast<float>(terms));
+  const float saliency_size = 1.0f / std::sqrt(static_cast<float>(channels));
+  c.w = random.floats(outputs * terms, weight_size);
   c.b = random.floats(outputs);
-  c.a = random.floats(channels * outputs, 1.0f / std::sqrt(static_cast<float>(channels)));
+  c.a = random.floats(channels * outputs, saliency_size);
   c.r = random.floats(outputs);
   for (float& value : c.r) value += 2.0f;  // a sum near 0 would let normalisation blow up the rounding
   if (random.chance(0.3)) {                // these win always, so that their vectors lie together
@@ -69,10 +86,18 @@ inline void fill(FbsCase& c, const Dims& weight, const Dims& plane, Random& rand
   if (random.chance(0.3)) {
     c.half_w = halved(c.w, random);
     spec.weight = {nullptr, c.half_w.data(), weight};
+  } else if (random.chance(0.4)) {
+    c.byte_w = made_of_bytes(c.w, c.p, 1, outputs, weight_size, random);
+    spec.weight = {nullptr, nullptr, weight, c.byte_w.data()};
+    spec.weight_steps = Tensor<float>{c.p.data(), {outputs}};
   }
   if (random.chance(0.3)) {
     c.half_a = halved(c.a, random);
     spec.saliency_weight = {nullptr, c.half_a.data(), {channels, outputs}};
+  } else if (random.chance(0.4)) {
+    c.byte_a = made_of_bytes(c.a, c.q, channels, outputs, saliency_size, random);
+    spec.saliency_weight = {nullptr, nullptr, {channels, outputs}, c.byte_a.data()};
+    spec.saliency_steps = Tensor<float>{c.q.data(), {outputs}};
   }
   spec.saliency_bias = {c.r.data(), {outputs}};
   if (random.chance(0.3)) spec.post_shift = Tensor<float>{c.d.data(), {outputs}};

@@ -436,14 +436,19 @@ void run_linear(Random& random, const std::string& number) {
   const std::vector<float> b = random.floats(outputs);
   const bool is_half = random.chance(0.5);
   const std::vector<compress::Half> halves = is_half ? halved(w, random) : std::vector<compress::Half>();
+  const bool is_byte = !is_half && random.chance(0.5);
+  std::vector<float> steps;
+  const std::vector<int8_t> bytes =
+      is_byte ? made_of_bytes(w, steps, channels * weighed, outputs, 1.0f, random) : std::vector<int8_t>();
   const float lower = random.chance(0.5) ? 0.0f : -std::numeric_limits<float>::max();
   const compress::LinearSpec spec = {channels, lower, average, {channels * weighed, outputs}, {outputs}};
   const Tensor<float> input = {x.data(), {samples, height, width, live}};
   const Tensor<int64_t> places = {index.data(), {rows, live}};
   expect(check_linear(spec).empty() && check_linear_input(spec, input, places).empty(),
          number + ": linear refused");
-  const compress::Weights weight = {is_half ? nullptr : w.data(), is_half ? halves.data() : nullptr,
-                                    spec.weight};
+  const compress::Weights weight = {is_half || is_byte ? nullptr : w.data(),
+                                    is_half ? halves.data() : nullptr, spec.weight,
+                                    is_byte ? bytes.data() : nullptr};
   const Tensor<float> taller = {x.data(), {samples, height + 1, width, live}};
   expect(check_linear_input(spec, taller, places).empty() == average,
          number + ": linear of other planes wrongly refused or accepted");
@@ -468,7 +473,7 @@ void run_linear(Random& random, const std::string& number) {
   }
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
-    const compress::Linear layer(spec, weight, b.data(), isa->kernels);
+    const compress::Linear layer(spec, weight, b.data(), is_byte ? steps.data() : nullptr, isa->kernels);
     std::vector<float> y(expected.size(), NAN);
     layer.run(input, places, weight, y.data(), Parallel(3, run_on_threads, nullptr));
     for (size_t i = 0; i < y.size(); ++i) {

@@ -92,6 +92,11 @@ class Random {
     }
     return values;
   }
+  std::vector<int8_t> bytes(int64_t count) {
+    std::vector<int8_t> values(static_cast<size_t>(count));
+    for (int8_t& value : values) value = static_cast<int8_t>(integer(-128, 127));
+    return values;
+  }
   // `count` of 0 … of - 1, ascending.
   std::vector<int64_t> subset(int64_t count, int64_t of) {
     std::vector<int64_t> all(static_cast<size_t>(of));

@@ -11,13 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 import runtime
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
-CONSTANTS = ("W", "B", "A", "R", "D", "E")
-FUSED_CONSTANTS = ("W", "B", "A", "R", "V", "S", "D", "E")
+INPUTS = ("X", "I", "W", "B", "A", "R", "D", "E", "U", "P", "Q")
+FUSED_INPUTS = ("X", "I", "W", "B", "A", "R", "V", "S", "D", "E", "U", "P", "Q")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One FBSConv node: constants by name (D and E may be absent) and attributes."""
+    """One FBSConv node: constants by name (D, E, P and Q may be absent) and attributes."""
 
     constants: dict
     winners: int
@@ -70,6 +70,24 @@ def make_layer(rng, *, channels=8, outputs=12, kernel=(3, 3), post_shift=False, 
         constants["E"] = rng.normal(size=channels).astype(np.float32)
     attributes.setdefault("pads", (kernel[0] // 2, kernel[1] // 2) * 2)
     return Layer(constants, attributes.pop("winners", outputs), **attributes)
+
+
+def in_bytes(layer, *names):
+    """The layer with W and A, or those of `names`, rounded to whole steps: as bytes with P and Q, and as floats."""
+    narrow, wide = dict(layer.constants), dict(layer.constants)
+    for name, steps_name, output in (("W", "P", 0), ("A", "Q", 1)):
+        if name in (names or "WA"):
+            narrow[name], narrow[steps_name] = bytes_and_steps(layer.constants[name], output)
+            shape = [-1 if axis == output else 1 for axis in range(narrow[name].ndim)]
+            wide[name] = narrow[name] * narrow[steps_name].reshape(shape)
+    return layer.changed(constants=narrow), layer.changed(constants=wide)
+
+
+def bytes_and_steps(weight, output):
+    """Whole numbers from -127 to 127 near to the weights, and a step for each output, which axis `output` counts."""
+    others = tuple(axis for axis in range(weight.ndim) if axis != output)
+    steps = np.abs(weight).max(axis=others, keepdims=True) / np.float32(127)
+    return np.rint(weight / steps).astype(np.int8), steps.ravel()
 
 
 def let_win_together(rng, layer, lanes):
@@ -160,9 +178,9 @@ def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), t
     `shape` is X's in the file, `computed` constants become graph inputs, `means` names those of U and M that are there,
     `attributes` override those there are.
     """
-    op, names, constants, defaults = "FBSConv", CONSTANTS, layer.constants, layer.attributes()
+    op, names, constants, defaults = "FBSConv", INPUTS, layer.constants, layer.attributes()
     if behind is not None:
-        op, names, constants = "FBSConvDepthwise", FUSED_CONSTANTS, constants | {"V": behind.weight, "S": behind.bias}
+        op, names, constants = "FBSConvDepthwise", FUSED_INPUTS, constants | {"V": behind.weight, "S": behind.bias}
         defaults |= {f"depthwise_{name}": value for name, value in behind.attributes().items()}
     types = {"X": TensorProto.FLOAT, "I": TensorProto.INT64} | (types or {})
     inputs = [
@@ -181,11 +199,11 @@ def fbs_model(layer, *, behind=None, shape=("N", "H", "W", "Cx"), computed=(), t
         helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2),
     ]
     kept = {name: value for name, value in (defaults | attributes).items() if value is not None}
-    given = ["X", "I", *(name if name in present else "" for name in names)]
+    there = {"X", "I", *present, *("U" if "U" in means else "")}
+    given = [name if name in there else "" for name in names]
     if "M" in means:
         outputs.append(helper.make_tensor_value_info("M", TensorProto.FLOAT, [None] * 2))
     if "U" in means:
-        given.append("U")
         inputs.append(helper.make_tensor_value_info("U", TensorProto.FLOAT, [None] * 2))
     while not given[-1]:
         given.pop()
@@ -317,14 +335,16 @@ def max_pool_model(shape=("N", "H", "W", "C"), **attributes):
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * len(shape))], [])
 
 
-def linear_model(weight, bias, channels, lower=-FLOAT_MAX, average=0):
+def linear_model(weight, bias, channels, lower=-FLOAT_MAX, average=0, *, steps=None):
     attributes = {"channels": channels, "lower": lower, "average": average}
-    node = helper.make_node("Linear", ["X", "I", "W", "B"], ["Y"], domain="compress", **attributes)
+    names = ["X", "I", "W", "B", *([] if steps is None else "P")]
+    node = helper.make_node("Linear", names, ["Y"], domain="compress", **attributes)
     inputs = [
         helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", "H", "W", "Cx"]),
         helper.make_tensor_value_info("I", TensorProto.INT64, [None] * 2),
     ]
     constants = [numpy_helper.from_array(weight, "W"), numpy_helper.from_array(bias, "B")]
+    constants += [] if steps is None else [numpy_helper.from_array(steps, "P")]
     return _model([node], inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 2)], constants)
 
 
