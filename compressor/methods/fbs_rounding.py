@@ -115,13 +115,14 @@ def _halves(weight: Tensor, axis: int) -> Tensor:
 
 # A step has so many bits that a number of 7 times it is exact in float32, and that it is found again from the largest.
 _STEP_BITS = 10
+_SMALLEST_STEP = 2.0**-100  # a bias over it is still a float32; smaller weights become 0
 _LARGEST_LEVEL = 127
 
 
 def _bytes(weight: Tensor, axis: int) -> Tensor:
     others = [other for other in range(weight.ndim) if other != axis]
     step = weight.abs().amax(others, keepdim=True).double() / _LARGEST_LEVEL
-    mantissa, exponent = torch.frexp(step.clamp_min(torch.finfo(torch.float32).tiny))
+    mantissa, exponent = torch.frexp(step.clamp_min(_SMALLEST_STEP))
     step = torch.ldexp(torch.ceil(mantissa * 2**_STEP_BITS) / 2**_STEP_BITS, exponent).to(weight.dtype)
     return torch.round(weight / step) * step
 

@@ -18,6 +18,7 @@ from exporters.surgery import constant_value, fresh_name, is_op, set_input
 __all__ = ["store_bytes"]
 
 _LARGEST = 127
+_SMALLEST_STEP = np.float32(2.0**-100)  # a bias over it is still a float32
 _STEP_BYTES = 4
 _MOST_AT_A_TIME = 1 << 22  # weights that are looked at together
 # Weights of each op, their outputs' axis, and what the op calls the steps.
@@ -110,7 +111,7 @@ def _fit(
 ) -> npt.NDArray[np.bool_]:
     """Which of the `chosen` outputs have a step if their largest number is `most`; `levels` and `steps` get theirs."""
     step = largest[chosen] / np.float32(most)
-    usable = step >= np.finfo(np.float32).tiny
+    usable = step >= _SMALLEST_STEP
     divisor = np.where(usable, step, np.float32(1))[:, None]
     numbers = np.rint(rows[chosen] / divisor)
     fits: npt.NDArray[np.bool_] = usable & (numbers * divisor == rows[chosen]).all(axis=1)

@@ -140,6 +140,12 @@ std::string check_layer(const LayerSpec& spec) {
       failed(check_steps("A", "Q", spec.saliency_weight, spec.saliency_steps, outputs))) {
     return error;
   }
+  for (int64_t o = 0; spec.weight_steps && o < outputs; ++o) {  // sums of bytes begin with it
+    if (std::isinf(spec.shift.data[o] / spec.weight_steps->data[o]) && std::isfinite(spec.shift.data[o])) {
+      return "P[" + integer(o) + "] is too small for B[" + integer(o) +
+             "]; B / P must be within the range of float";
+    }
+  }
   if (spec.winners < 1 || spec.winners > outputs) {
     return "winners is " + integer(spec.winners) + "; W of shape " + text(w) + " allows 1 to " +
            integer(outputs);

@@ -63,13 +63,8 @@ Linear::Linear(const LinearSpec& spec, const Weights& weight, const float* shift
       kernels_(kernels),
       pitch_(static_cast<int32_t>((spec.outputs() + kernels->lanes - 1) / kernels->lanes * kernels->lanes)) {
   const int64_t outputs = spec.outputs();
-  const auto padded = [&](const float* values) {
-    Buffer buffer(sizeof(float) * static_cast<size_t>(pitch_));
-    std::fill_n(std::copy_n(values, outputs, buffer.floats()), pitch_ - outputs, 0.0f);
-    return buffer;
-  };
-  shift_ = padded(shift);
-  if (steps != nullptr) steps_ = padded(steps);
+  shift_ = padded_row(shift, outputs, pitch_);
+  if (steps != nullptr) steps_ = padded_row(steps, outputs, pitch_);
   if (pitch_ == outputs) return;
   weight_ = padded_rows(weight, pitch_);
 }

@@ -1,7 +1,5 @@
 #include "predictor.h"
 
-#include <algorithm>
-
 #include "rows.h"
 
 namespace compress {
@@ -11,10 +9,7 @@ Predictor::Predictor(const LayerSpec& spec, const KernelTable* kernels)
       padded_(static_cast<int32_t>((spec.outputs() + kernels->lanes - 1) / kernels->lanes * kernels->lanes)),
       precision_(spec.saliency_weight.precision()),
       weight_(padded_rows(spec.saliency_weight, padded_)) {
-  if (precision_ != Precision::kByte) return;
-  steps_ = Buffer(sizeof(float) * static_cast<size_t>(padded_));
-  std::fill_n(std::copy_n(spec.saliency_steps->data, spec.outputs(), steps_.floats()),
-              padded_ - spec.outputs(), 0.0f);
+  if (precision_ == Precision::kByte) steps_ = padded_row(spec.saliency_steps->data, spec.outputs(), padded_);
 }
 
 int32_t Predictor::row_floats() const { return padded_ / values_per_float(precision_); }

@@ -36,6 +36,10 @@ Buffer padded_rows(const Weights& weights, int64_t pitch) {
   return padded(weights.floats, weights.dims, pitch);
 }
 
+Buffer padded_row(const float* values, int64_t count, int64_t pitch) {
+  return padded(values, {1, count}, pitch);
+}
+
 Rows rows_of(const Buffer& copy, Precision precision, int64_t pitch, const float* steps) {
   switch (precision) {
     case Precision::kFloat:

@@ -26,6 +26,9 @@ void add_rows(const KernelTable& kernels, const float* factors, const int32_t* w
 // A copy of weights [R, K], K padded with zeros to `pitch`, in the precision that they have.
 Buffer padded_rows(const Weights& weights, int64_t pitch);
 
+// A copy of `count` numbers, likewise.
+Buffer padded_row(const float* values, int64_t count, int64_t pitch);
+
 // The rows of such a copy.
 Rows rows_of(const Buffer& copy, Precision precision, int64_t pitch, const float* steps = nullptr);
 

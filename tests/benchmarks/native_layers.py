@@ -144,14 +144,6 @@ def chosen(channels, density, block):
     return min(channels, -(-max(1, round(channels * density)) // block) * block)
 
 
-def to_bytes(constants):
-    """Changes the constants of a layer: W and A become whole numbers of 8 bits, P and Q are their steps."""
-    for name, step_name, others in (("W", "P", (1, 2, 3)), ("A", "Q", (0,))):
-        step = np.abs(constants[name]).max(axis=others, keepdims=True) / np.float32(127)
-        constants[name] = np.rint(constants[name] / step).astype(np.int8)
-        constants[step_name] = step.ravel()
-
-
 def fbs_run(shape, density, *, threads, batch, isa, block=1, halves=(), in_bytes=False, pin=False):
     """What runs the layer, and how many times fewer multiplications it takes."""
     rng = np.random.default_rng(0)
@@ -178,7 +170,7 @@ def fbs_run(shape, density, *, threads, batch, isa, block=1, halves=(), in_bytes
     for name in halves:
         layer.constants[name] = layer.constants[name].astype(np.float16)
     if in_bytes:
-        to_bytes(layer.constants)
+        layer, _ = reference.in_bytes(layer)
     native = open_session(reference.fbs_model(layer), options)
     saved = shape.inputs * shape.outputs / (live * winners)
     return bound_run(native, {"X": x, "I": index}), saved

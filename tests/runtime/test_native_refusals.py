@@ -67,6 +67,11 @@ LOADING = {
     "steps of floats": (with_constant("P", (6,), 1), {}, "W is not int8 and P is there; it must be absent"),
     "steps of another size": (with_bytes(P=STEPS[:5]), {}, r"P has shape \[5\]; it must be \[6\]"),
     "a step of 0": (with_bytes(Q=STEPS * 0), {}, r"Q\[0\] is 0.0*; it must be positive, normal and finite"),
+    "a step too small for the shift": (
+        with_bytes(P=STEPS * np.float32(1e-37), B=STEPS * 100),
+        {},
+        r"P\[0\] is too small for B\[0\]; B / P must be within",
+    ),
     "a step that is not a number": (with_bytes(P=STEPS * np.nan), {}, r"P\[0\] is -?nan"),
     "W in 64 bits": (with_constant("W", (6, 4, 3, 3), dtype=np.float64), {}, "W has element type 11"),
     "A in 64 bits": (with_constant("A", (4, 6), dtype=np.float64), {}, "A has element type 11; it must be float"),

@@ -108,7 +108,7 @@ LOST = {
     "one is between two numbers": another(0.3),
     "not a number": another(np.nan),
     "infinite": another(np.inf),
-    "steps below float32's normal numbers": lambda weights: weights * np.float32(1e-40),
+    "steps too small": lambda weights: weights * np.float32(2.0**-110),
     "numbers of nine bits": lambda weights: np.tile(np.arange(248, 256, dtype=np.float32), (3, 1)),
 }
 
