@@ -18,6 +18,10 @@ constexpr int kFewWays = 8;
 // thread 10 to 25 % faster, 512 at 28x28 9 % (Intel Xeon).
 constexpr int64_t kFarPlane = int64_t{1} << 16;
 
+// Vector multiply-adds that the calling thread is ahead of the others, which begin when they have heard of
+// the work: 1.5 microseconds. Where a tile takes 2 of them, it matters who has one more.
+constexpr int64_t kHeadStart = 5000;
+
 }  // namespace
 
 // All but where it writes, for the whole plane.
@@ -54,7 +58,8 @@ void FbsConv::convolve(const float* x, const Work& work, float* y, const Paralle
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;
   const auto pack_pixels = work.pack ? static_cast<int64_t>(kSqueezeCost * steps * taps_) : 0;
-  divide({&geometry, work.vectors, work.manner.shares, work.manner.by_outputs, pack_pixels, work.together},
+  divide({&geometry, work.vectors, work.manner.shares, work.manner.by_outputs, pack_pixels, work.together,
+          kHeadStart / work.channels},
          work.shared.shares, work.shared.segments);
   if (work.far) list_rows(work);
   parallel(static_cast<size_t>(work.manner.shares), [&](size_t share) {

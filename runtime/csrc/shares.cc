@@ -21,7 +21,9 @@ Cut find_cut(const Division& division, int32_t width, int32_t share) {
   if (share == 0) return {0, 0};
   if (share == division.shares) return {division.vectors, 0};
   const Geometry& geometry = *division.geometry;
-  const int64_t position = division.vectors * geometry.tap_pixels * share / division.shares;
+  const int64_t work = division.vectors * geometry.tap_pixels;
+  const int64_t head_start = std::min(division.head_start, work / division.shares);
+  const int64_t position = head_start + (work - head_start) * share / division.shares;
   const auto vector = static_cast<int32_t>(position / geometry.tap_pixels) / width * width;
   const int32_t cut_width = std::min(width, division.vectors - vector);
   const int64_t rest = (position - vector * geometry.tap_pixels) / cut_width;

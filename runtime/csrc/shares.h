@@ -36,6 +36,8 @@ struct Division {
   int64_t pack_pixels;
   // Of each vector: a segment has vectors of one kind; null: all are.
   const bool* kinds = nullptr;
+  // By outputs: what the first share's thread computes before the others begin, in vectors times tap_pixels.
+  int64_t head_start = 0;
 };
 
 // Of two vectors from `vector` on, how many the segment that begins there has; `end` behind the last.
