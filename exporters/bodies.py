@@ -397,14 +397,9 @@ def linear_body(variant: LinearVariant, onnx_opset: int = opset.ONNX_OPSET) -> F
     lines = [_TO_NCHW] if variant.dense_input else _spread()
     if variant.average:
         lines = [line.replace(_TO_NCHW, _AVERAGE_TO_NCHW) for line in lines]
-    weight = "W"
-    if variant.half_weight or variant.byte_weight:
-        weight = "floats"
-        lines += (
-            ["numbers = Cast<to=1>(W)", "floats = Mul(numbers, P)"]
-            if variant.byte_weight
-            else [f"{weight} = Cast<to=1>(W)"]
-        )
+    lines += ["floats = Cast<to=1>(W)"] if variant.half_weight else []
+    lines += ["numbers = Cast<to=1>(W)", "floats = Mul(numbers, P)"] if variant.byte_weight else []
+    weight = "floats" if variant.half_weight or variant.byte_weight else "W"
     lines += [f"flat = Flatten<axis=1>({planes})", f"sum = Gemm(flat, {weight}, B)"]
     lines += [UNPACK_ADD_ACTIVATIONS[variant.activation].format(y="Y")]
     names = [tensor.name for tensor in opset.LINEAR.inputs if variant.byte_weight or not tensor.optional]

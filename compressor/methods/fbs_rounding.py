@@ -99,14 +99,10 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Weights:
-    """One layer's weights, the axis of its outputs, and what they are to become."""
+    """One layer's weights, and the axis of its outputs."""
 
     values: Tensor
     axis: int
-    form: _Form
-
-    def stored_bytes(self) -> int:
-        return self.values.numel() * self.form.bits // 8 + self.values.shape[self.axis] * self.form.step_bytes
 
 
 def _halves(weight: Tensor, axis: int) -> Tensor:
@@ -133,7 +129,7 @@ _BYTE = _Form(8, 4, torch.finfo(torch.float32).max / 2, _bytes)  # a step rounde
 
 @torch.no_grad()
 def _round_predictors(model: nn.Module, form: _Form) -> Rounded:
-    weights = {name: _Weights(layer.saliency_weight, 1, form) for name, layer in layers(model).items()}
+    weights = {name: _Weights(layer.saliency_weight, 1) for name, layer in layers(model).items()}
     rounded, result = _rounded("predictors", "saliency weights", form, weights)
     for name, weight in weights.items():
         weight.values.copy_(rounded[name])
@@ -145,10 +141,10 @@ def _round_weights(model: nn.Module, form: _Form) -> Rounded:
     found = layers(model)
     factors = {name: torch.rsqrt(_variance(layer.bn) + layer.bn.eps) for name, layer in found.items()}
     weights = {
-        name: _Weights(layer.conv.weight * factors[name][:, None, None, None], 0, form) for name, layer in found.items()
+        name: _Weights(layer.conv.weight * factors[name][:, None, None, None], 0) for name, layer in found.items()
     }
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    weights |= {name: _Weights(module.weight, 0, form) for name, module in linear.items() if weights}
+    weights |= {name: _Weights(module.weight, 0) for name, module in linear.items() if weights}
     rounded, result = _rounded("weights", "weights", form, weights)
     for name, layer in found.items():
         layer.conv.weight.copy_(rounded[name])
@@ -173,15 +169,16 @@ def _rounded(option: str, what: str, form: _Form, weights: Mapping[str, _Weights
             f"{option} of {form.bits} bits: the network has no FBS layers; "
             "leave it out, or prune with --method fbs first"
         )
-    rounded, change = {}, 0.0
+    rounded, stored_bytes, change = {}, 0, 0.0
     for name, weight in weights.items():
         size = weight.values.abs()
-        if not bool((size <= weight.form.largest).all()):
+        if not bool((size <= form.largest).all()):
             raise MethodError(
-                f"{option} of {weight.form.bits} bits: layer {name} has {what} up to {size.max():.3g}; "
-                f"allowed is {weight.form.largest:g}; leave its {option} in float32"
+                f"{option} of {form.bits} bits: layer {name} has {what} up to {size.max():.3g}; "
+                f"allowed is {form.largest:g}; leave its {option} in float32"
             )
-        rounded[name] = weight.form.nearest(weight.values, weight.axis)
+        rounded[name] = form.nearest(weight.values, weight.axis)
+        stored_bytes += weight.values.numel() * form.bits // 8 + weight.values.shape[weight.axis] * form.step_bytes
         change = max(change, float((rounded[name] - weight.values).abs().max() / size.max().clamp_min(1e-30)))
     count = sum(weight.values.numel() for weight in weights.values())
-    return rounded, Rounded(count, sum(weight.stored_bytes() for weight in weights.values()), change)
+    return rounded, Rounded(count, stored_bytes, change)

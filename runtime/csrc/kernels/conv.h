@@ -28,10 +28,6 @@ constexpr int num_partial_sums(int pixels) {
   return 4 * pixels <= kMaxTile ? 4 : 2 * pixels <= kMaxTile ? 2 : 1;
 }
 
-// Inlined, as all that is given a tile's sums: they lie in memory where their address goes to a function, and
-// clang would not inline those of the largest tiles (a third of the speed).
-#define COMPRESS_INLINE inline __attribute__((always_inline))
-
 // What becomes of sums that the bias has been added to.
 template <int kVectors, int kPixels>
 COMPRESS_INLINE void apply_epilogue(const compress::Epilogue& epilogue, int first_output,

@@ -34,9 +34,8 @@ inline Lanes round_to_bytes(Vec value) {
 }
 
 template <int kVectors, int kPixels>
-inline __attribute__((always_inline)) void add_group(const uint8_t* const* x, int64_t offset,
-                                                     const int8_t* row, int64_t vector_stride,
-                                                     Lanes (&sums)[kPixels][kVectors]) {
+COMPRESS_INLINE void add_group(const uint8_t* const* x, int64_t offset, const int8_t* row,
+                               int64_t vector_stride, Lanes (&sums)[kPixels][kVectors]) {
   Weights w[kVectors];
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) w[v] = load_weights(row + v * vector_stride);

@@ -78,7 +78,7 @@ struct VectorPieces {
       sources[i] = pieces[i].source;
     }
   }
-  inline __attribute__((always_inline)) Vec read(const float* row) const {
+  COMPRESS_INLINE Vec read(const float* row) const {
     Vec value = load(row + sources[0]);
 #pragma GCC unroll 4
     for (int i = 1; i < kPieces; ++i) value = take(value, load(row + sources[i]), lanes[i]);

@@ -15,6 +15,10 @@
 #include "kernels/int8_tasks.h"
 #include "kernels/tiling.h"
 
+// For all that is given a tile's sums: they lie in memory where their address goes to a function, and clang
+// would not inline those of the largest tiles (a third of the speed).
+#define COMPRESS_INLINE inline __attribute__((always_inline))
+
 namespace compress {
 
 // Widest vector of any instruction set; sizes what portable code prepares for kernels.
