@@ -52,7 +52,8 @@ def isas() -> list[Isa]:
 def way_of(node: str) -> str:
     """Returns how the native layer of this node's name came to its outputs, the last time it ran in this process.
 
-    "packed": the winners' weights were squeezed together for that input; "all": every channel was computed from the
+    "packed": the winners' weights were squeezed together for that input; "winograd": likewise, and multiplied by
+    Winograd's minimal filtering F(2x2, 3x3); "all": every channel was computed from the
     stored weights and the winners kept; "stored": every channel wins and is computed from them; "" where no native
     layer of that name has run.
 

@@ -35,8 +35,19 @@ constexpr int32_t kBlockFloats = 9216;
 // every thread's cache.
 constexpr int64_t kDensePlaneWeight = 6;
 
+// Squeezing the winners out of one vector of a pixel's sums, in vector multiply-adds.
+constexpr int64_t kPixelSqueezeCost = 12;
+
 // Vector multiply-adds in the tiles that a thread takes at a time, at least: 3 microseconds.
 constexpr int64_t kWorkAtATime = 10000;
+
+// From share to share in memory of `bytes`: the same for all layers that leave room for each thread, however
+// many shares they have.
+int64_t place_pitch(size_t bytes, size_t share_bytes, int shares, int threads) {
+  constexpr size_t kLine = 64;
+  const size_t even = bytes / static_cast<size_t>(std::max(shares, threads)) / kLine * kLine;
+  return static_cast<int64_t>(std::max(even, share_bytes));
+}
 
 }  // namespace
 
@@ -115,11 +126,16 @@ bool FbsConv::packs(const Geometry& geometry, int32_t channels) const {
   if (winners_ == outputs_ && channels == inputs_) return false;  // the weights are packed as they lie
   // The convolution reads floats, and bands hold winners only.
   if (weights_.precision() != Precision::kFloat || depthwise_) return true;
-  if (forced_ != Way::kNone) return forced_ == Way::kPacked;
+  if (forced_ == Way::kPacked || forced_ == Way::kAll) return forced_ == Way::kPacked;
   if (winner_block_ % lanes_ == 0) return true;  // whole vectors win: nothing is squeezed
-  const double pack_cost = kSqueezeCost * taps_ * (all_vectors_ + vectors_);
-  const double pixels = static_cast<double>(geometry.tap_pixels);
-  return pack_cost + pixels * vectors_ < pixels * all_vectors_;
+  const int64_t products = geometry.tap_pixels * channels;
+  const int64_t squeeze_cost = kPixelSqueezeCost * geometry.pixels() * (all_vectors_ + vectors_);
+  return pack_cost(channels) + products * vectors_ < products * all_vectors_ + squeeze_cost;
+}
+
+// Of all winners' weights, in vector multiply-adds.
+int64_t FbsConv::pack_cost(int32_t channels) const {
+  return static_cast<int64_t>(kSqueezeCost * taps_ * (all_vectors_ + vectors_)) * channels;
 }
 
 // How threads divide a sample: each takes its part of the planes, and reads all weights; or where these are
@@ -143,6 +159,11 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
                       geometry.num_tiles < least_tiles * manner.shares;
   const int32_t block = std::max(1, kBlockFloats / (kSegmentVectors * taps_ * lanes_));
   if (geometry.pixels() <= kBlockPixels && channels >= 2 * block) manner.block = block;
+  if (takes_winograd(geometry, channels)) {
+    manner.winograd = true;
+    manner.shares = threads;
+    divide_winograd(geometry, channels, &manner);
+  }
   if (depthwise_) divide_bands(depthwise_->window(), geometry, &manner);
   manner.saliency_parts = saliency < kDividedSaliency ? 1 : std::min(threads, all_vectors_);
   return manner;
@@ -220,11 +241,15 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   work.channels = channels;
   work.manner = manner;
   work.next = next;
-  work.pack = packs(geometry, channels);
-  work.stored = whole && channels == inputs_;
+  work.pack = manner.winograd || packs(geometry, channels);
+  work.stored = whole && channels == inputs_ && !manner.winograd;
   work.all = !work.pack && !whole;
   work.vectors = work.all ? all_vectors_ : vectors_;
-  way_.store(work.pack ? Way::kPacked : work.all ? Way::kAll : Way::kStored, std::memory_order_relaxed);
+  way_.store(manner.winograd ? Way::kWinograd
+             : work.pack     ? Way::kPacked
+             : work.all      ? Way::kAll
+                             : Way::kStored,
+             std::memory_order_relaxed);
   const int64_t weights = int64_t{taps_} * channels * padded / weights_.values_per_float();
   work.far = !work.all && weights >= (next.weights_are_far ? kFarWeights : kFarWeightsOfFew);
   const int64_t tile = geometry.tap_pixels * channels * kSegmentVectors / geometry.num_tiles;
@@ -235,17 +260,21 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   work.max_sources = all_vectors_ + 1;
   const int32_t packed_channels = manner.block > 0 ? manner.block : channels;
   work.slot_floats = int64_t{kSegmentVectors} * taps_ * packed_channels * lanes_;
-  work.block_sums_floats = manner.block > 0 ? int64_t{geometry.num_tiles} * kernels_->tile_floats() : 0;
+  if (manner.winograd) size_winograd(&work);
+  const int64_t block_sums = manner.block > 0 ? int64_t{geometry.num_tiles} * kernels_->tile_floats() : 0;
   work.plan = plan;
+  int64_t band_floats = 0;
   if (plan != nullptr) {
     const int32_t pitch = kSegmentVectors * lanes_;
-    work.band_floats = plan->most_rows * plan->between_width * pitch;
+    band_floats = plan->most_rows * plan->between_width * pitch;
     work.depthwise_floats = depthwise_->row_floats(pitch);
   }
   int64_t y_sums = 0;
   if (sample.y_means != nullptr) {
     work.y_sums_pitch = winners_padded;
-    work.y_sums_parts = plan == nullptr ? geometry.num_tiles : plan->sum_rows;
+    work.y_sums_parts = plan != nullptr   ? plan->sum_rows
+                        : manner.winograd ? WinogradTiles(geometry, kernels_->max_tile).groups
+                                          : geometry.num_tiles;
     y_sums = work.y_sums_parts * winners_padded + part_floats(winners_padded);
   }
   const auto carve = [&](char* memory) {
@@ -267,24 +296,32 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
     work.shared.shares = carver.take<Share>(manner.shares);
     work.shared.segments = carver.take<Segment>(max_segments(work.vectors, manner.shares));
-    if (work.far) {
-      work.weight_rows = carver.take<int32_t>(int64_t{taps_} * channels);
-      work.sources = carver.take<const float*>(int64_t{manner.shares} * work.max_sources);
+    if (work.far) work.weight_rows = carver.take<int32_t>(int64_t{taps_} * channels);
+    if (work.pack && !manner.winograd && weights_.precision() == Precision::kFloat) {
+      work.together = carver.take<bool>(vectors_);
     }
-    if (work.next.reads != nullptr) {
-      work.next_lines = carver.take<int32_t>(int64_t{manner.shares} * kMostNextLines);
-    }
-    if (work.pack && weights_.precision() == Precision::kFloat) work.together = carver.take<bool>(vectors_);
-    if (work.pack) work.packed = carver.take<float>(SharedWork::num_slots(manner.shares) * work.slot_floats);
-    if (work.pack) work.block_sums = carver.take<float>(manner.shares * work.block_sums_floats);
-    work.band_memory = carver.take<float>(manner.shares * work.band_floats);
-    work.depthwise_rows = carver.take<float>(manner.shares * work.depthwise_floats);
     if (y_sums > 0) work.y_sums = carver.take<float>(y_sums);
     if (work.all) work.sums = carver.take<float>(geometry.pixels() * padded);
     return carver.used();
   };
+  // What a share writes first of all, so that it lies where the layer before had it.
+  const auto carve_share = [&](char* memory) {
+    Carver carver(memory);
+    if (work.pack) work.packed = carver.take<float>((manner.shares == 1 ? 1 : 2) * work.slot_floats);
+    if (manner.winograd) work.patches = carver.take<float>(work.patches_floats);
+    work.block_sums = carver.take<float>(block_sums);
+    work.band_memory = carver.take<float>(band_floats);
+    work.depthwise_rows = carver.take<float>(work.depthwise_floats);
+    if (work.far) work.sources = carver.take<const float*>(work.max_sources);
+    if (work.next.reads != nullptr) work.next_lines = carver.take<int32_t>(kMostNextLines);
+    return carver.used();
+  };
   const Scratch scratch(carve(nullptr));
   carve(scratch.data());
+  const size_t share_bytes = carve_share(nullptr);
+  const Scratch shares_scratch(share_bytes * static_cast<size_t>(manner.shares));
+  carve_share(shares_scratch.data());
+  work.share_pitch = place_pitch(shares_scratch.bytes(), share_bytes, manner.shares, parallel.threads());
 
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(sample.index[c]);
   work.live = work.live_memory;
@@ -296,6 +333,8 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   if (work.together != nullptr) find_together(work);
   if (depthwise_) {
     convolve_bands(sample.x, work, sample.y, parallel);
+  } else if (manner.winograd) {
+    convolve_winograd(sample.x, work, sample.y, parallel);
   } else {
     convolve(sample.x, work, sample.y, parallel);
   }

@@ -57,10 +57,12 @@ class FbsConv {
  private:
   struct Work;
   struct Sample;
+  struct Patches;
 
   Window window() const { return {spec_.y(), spec_.x()}; }
   Dims between_dims(const Dims& x) const;
   bool packs(const Geometry& geometry, int32_t channels) const;
+  int64_t pack_cost(int32_t channels) const;
   Manner manner(const Geometry& geometry, int32_t channels, int threads) const;
   void run_sample(const Sample& sample, const Geometry& geometry, const BandPlan* plan, const Manner& manner,
                   const ChainLink::Next& next, const Parallel& parallel) const;
@@ -70,12 +72,28 @@ class FbsConv {
   // Half two: fbs_convolve.cc.
   void convolve(const float* x, const Work& work, float* y, const Parallel& parallel) const;
   void finish_y_means(const Sample& sample, const Work& work) const;
+  Epilogue epilogue(const Work& work) const;
   ConvTask conv_task(const float* x, const Work& work) const;
   void compute_segments(const ConvTask& task, const Work& work, int32_t own, int32_t share) const;
   void compute_in_blocks(ConvTask task, const Work& work, int32_t own, int32_t number, bool last,
                          float* slot) const;
   void take_tiles(const ConvTask& task, const Work& work, int32_t share, const float* w, int32_t end) const;
   void help(const ConvTask& task, const Work& work, int32_t share) const;
+
+  // The same by Winograd's minimal filtering: fbs_winograd.cc.
+  int64_t winograd_cost(int64_t tiles, int64_t vectors, int32_t channels) const;
+  bool takes_winograd(const Geometry& geometry, int32_t channels) const;
+  void divide_winograd(const Geometry& geometry, int32_t channels, Manner* manner) const;
+  int32_t winograd_chunk(const Work& work) const;
+  void size_winograd(Work* work) const;
+  void convolve_winograd(const float* x, const Work& work, float* y, const Parallel& parallel) const;
+  void compute_winograd(const WinogradTask& task, const Work& work, int32_t own, int32_t number,
+                        Patches* patches) const;
+  void transform_weights(const Work& work, const Segment& segment, float* to) const;
+  void compute_winograd_tiles(const WinogradTask& task, const Work& work, const Segment& segment,
+                              const float* w, int32_t first, int32_t last, Patches* patches) const;
+  void take_winograd_tiles(const WinogradTask& task, const Work& work, int32_t number, const Segment& segment,
+                           const float* w, int32_t end, Patches* patches) const;
 
   // The same with a depthwise convolution behind it: fbs_bands.cc.
   void divide_bands(const Window& second, const Geometry& geometry, Manner* manner) const;

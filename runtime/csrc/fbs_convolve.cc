@@ -24,6 +24,10 @@ constexpr int64_t kHeadStart = 5000;
 
 }  // namespace
 
+Epilogue FbsConv::epilogue(const Work& work) const {
+  return {work.bias, work.scale, post_shift_ == nullptr ? nullptr : work.post, spec_.lower, spec_.upper};
+}
+
 // All but where it writes, for the whole plane.
 ConvTask FbsConv::conv_task(const float* x, const Work& work) const {
   ConvTask task = {};
@@ -35,8 +39,7 @@ ConvTask FbsConv::conv_task(const float* x, const Work& work) const {
   task.pitch = work.channels;
   task.k = work.all ? all_vectors_ * lanes_ : winners_;
   task.raw = work.all;
-  task.epilogue = {work.bias, work.scale, post_shift_ == nullptr ? nullptr : work.post, spec_.lower,
-                   spec_.upper};
+  task.epilogue = epilogue(work);
   task.tiling = work.geometry->tiling();
   task.copies_lines =
       task.tiling.input_step_x * task.pitch % kCacheWayFloats == 0 && first_level_ways() <= kFewWays;
@@ -131,7 +134,7 @@ void FbsConv::compute_in_blocks(ConvTask task, const Work& work, int32_t own, in
     next_saliency.then = &next_weights;
     prefetch.then = &next_saliency;
   }
-  task.sums = work.block_sums + own * work.block_sums_floats;
+  task.sums = work.own(work.block_sums, own);
   task.prefetch = work.far || last ? &prefetch : nullptr;
   const int32_t blocks = (work.channels + work.manner.block - 1) / work.manner.block;
   const auto first_of = [&](int32_t block) {

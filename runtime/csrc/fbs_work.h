@@ -20,6 +20,31 @@ inline constexpr int32_t kMostNextLines = 8192;
 // Vectors of outputs in a segment, at most.
 inline constexpr int32_t kSegmentVectors = 2;
 
+// How the outputs of a plane are cut for Winograd's minimal filtering: tiles of 2x2, numbered row by row, in
+// groups of up to as many as one call of the kernel takes.
+struct WinogradTiles {
+  int32_t per_row, count, groups;
+
+  WinogradTiles(const Geometry& geometry, int32_t max_tile);
+
+  // That a group begins with.
+  int32_t first_tile(int32_t group) const { return static_cast<int32_t>(int64_t{count} * group / groups); }
+};
+
+// The transformed patches that a thread has: of the stretch of tiles that begins with group `stretch`, groups
+// [first, last).
+struct FbsConv::Patches {
+  float* memory;
+  int32_t stretch, first, last;
+
+  bool has(int32_t group) const { return group >= first && group < last; }
+  // Of those that follow each other only.
+  void add(int32_t group) {
+    if (group != last) first = group;
+    last = group + 1;
+  }
+};
+
 // What one sample reads and writes.
 struct FbsConv::Sample {
   const float* x;
@@ -32,7 +57,8 @@ struct FbsConv::Sample {
   int64_t y_pixels;
 };
 
-// The memory of one sample's call, carved out of one scratch buffer.
+// The memory of one sample's call, carved out of two scratch buffers: what all threads read, and what each
+// share has for itself.
 struct FbsConv::Work {
   const Geometry* geometry;
   int32_t channels;
@@ -45,6 +71,14 @@ struct FbsConv::Work {
   // How threads divide it.
   Manner manner;
   SharedWork shared;
+
+  // The shares' own memory: pointers to share 0's, share_pitch bytes from one share to the next. The same in
+  // every layer, as far as it goes: what a thread writes lies in its caches since the layer before.
+  int64_t share_pitch;
+  template <typename T>
+  T* own(T* first, int32_t share) const {
+    return reinterpret_cast<T*>(reinterpret_cast<char*>(first) + share * share_pitch);
+  }
 
   // Memory to ask for early, see fbs_ahead.cc.
   bool far;  // the weights of this layer come from far away
@@ -66,14 +100,16 @@ struct FbsConv::Work {
   int32_t* first_step;
   SqueezeStep* steps;
   bool* together;  // of each vector: its weights are read where they are stored; null: nowhere
-  float* packed;   // of all slots
+  float* packed;   // of each share: of its segments but the last, and of the last
   int64_t slot_floats;
+  float* patches;  // of each share, where the convolution is Winograd's
+  int64_t patches_floats, group_floats;
+  bool keeps_patches;  // of all groups of a stretch, else of one
+  int32_t patch_pitch;
   float* block_sums;  // of each share, where inputs come in blocks
-  int64_t block_sums_floats;
   float* sums;
-  const BandPlan* plan;  // where a depthwise convolution follows
-  float* band_memory;    // of each share
-  int64_t band_floats;
+  const BandPlan* plan;   // where a depthwise convolution follows
+  float* band_memory;     // of each share
   float* depthwise_rows;  // of each share
   int64_t depthwise_floats;
   // Sums of |y| that threads have taken while they wrote it, of tiles, or of rows behind a depthwise
@@ -82,10 +118,12 @@ struct FbsConv::Work {
   int32_t y_sums_pitch;
   int64_t y_sums_parts;
   int32_t* weight_rows;
-  const float** sources;  // max_sources for each share
-  int32_t* next_lines;    // kMostNextLines for each share
+  const float** sources;  // of each share, max_sources
+  int32_t* next_lines;    // of each share, kMostNextLines
 
-  float* slot(int32_t share, bool last) const { return packed + slot_floats * shared.slot(share, last); }
+  float* slot(int32_t share, bool last) const {
+    return own(packed, share) + (last && shared.count > 1 ? slot_floats : 0);
+  }
 };
 
 }  // namespace compress

@@ -72,12 +72,12 @@ int thread_hint(const Api& api, const OrtSessionOptions* options) {
   return threads;
 }
 
-// For measurements: both ways of a layer beside each other.
+// For measurements: all ways of a layer beside each other.
 Way forced_way(const Api& api, const OrtSessionOptions* options) {
   const std::string value = config_entry(api, options, "compress.way");
   const Way way = way_named(value);
-  if (!value.empty() && way != Way::kPacked && way != Way::kAll) {
-    require("session config entry compress.way is '" + value + "'; choose from: packed, all");
+  if (!value.empty() && way != Way::kPacked && way != Way::kWinograd && way != Way::kAll) {
+    require("session config entry compress.way is '" + value + "'; choose from: packed, winograd, all");
   }
   return way;
 }

@@ -41,6 +41,7 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
 
   char* data() const { return buffer_.data(); }
+  size_t bytes() const { return buffer_.bytes(); }  // that there are, maybe more than were asked for
 
  private:
   Buffer buffer_;

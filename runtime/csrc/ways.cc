@@ -28,6 +28,8 @@ const char* text(Way way) {
       return "stored";
     case Way::kPacked:
       return "packed";
+    case Way::kWinograd:
+      return "winograd";
     case Way::kAll:
       return "all";
     case Way::kNone:
@@ -37,7 +39,7 @@ const char* text(Way way) {
 }
 
 Way way_named(const std::string& name) {
-  for (const Way way : {Way::kStored, Way::kPacked, Way::kAll}) {
+  for (const Way way : {Way::kStored, Way::kPacked, Way::kWinograd, Way::kAll}) {
     if (name == text(way)) return way;
   }
   return Way::kNone;

@@ -10,13 +10,14 @@ namespace compress {
 
 // How a layer came to its outputs.
 enum class Way : int {
-  kNone,    // it has not run yet
-  kStored,  // every output wins and every input is there: by the weights as they are stored
-  kPacked,  // the winners' weights were squeezed together for this input
-  kAll,     // every output was computed from the stored weights, and the winners kept
+  kNone,      // it has not run yet
+  kStored,    // every output wins and every input is there: by the weights as they are stored
+  kPacked,    // the winners' weights were squeezed together for this input
+  kWinograd,  // likewise, then transformed: by Winograd's minimal filtering
+  kAll,       // every output was computed from the stored weights, and the winners kept
 };
 
-// "stored", "packed", "all", or "" for kNone.
+// "stored", "packed", "winograd", "all", or "" for kNone.
 const char* text(Way way);
 
 // The way of a name, kNone for "" and for anything else.

@@ -8,6 +8,7 @@ import pytest
 from native_reference import FLOAT_MAX, make_input, make_layer
 
 from exporters.functions import attach_functions
+from runtime.library import way_of
 
 # float32 sums in another order, against float64: measured below 2e-6 of the largest output.
 TOLERANCE = 2e-5
@@ -201,8 +202,8 @@ def test_winners_that_lie_together(winners, threads):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (14, 15)])
-@pytest.mark.parametrize("way", ["packed", "all"])
-def test_either_way_is_right(size, way):
+@pytest.mark.parametrize("way", ["packed", "winograd", "all"])
+def test_every_way_is_right(size, way):
     rng = np.random.default_rng(size[0])
     layer = make_layer(rng, channels=20, outputs=50, winners=19)
     x, index = make_input(rng, live=11, channels=20, size=size)
@@ -212,6 +213,47 @@ def test_either_way_is_right(size, way):
         got_y, got_j = session.run(None, {"X": x, "I": index})
         np.testing.assert_array_equal(got_j, j, err_msg=isa)
         np.testing.assert_allclose(got_y, y, rtol=0, atol=TOLERANCE * np.abs(y).max(), err_msg=isa)
+
+
+@pytest.mark.parametrize("winners", [50, 19])
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 3, 1)])
+def test_minimal_filtering_is_right_and_the_same_on_any_number_of_threads(winners, pads):
+    rng = np.random.default_rng(winners)
+    layer = make_layer(rng, channels=20, outputs=50, winners=winners, pads=pads)
+    for live in (11, 20):
+        x, index = make_input(rng, live=live, channels=20, size=(27, 30))
+        y, j = reference.fbs_conv(layer, x, index)
+        for isa in ISAS:
+            results = []
+            for threads in (1, 2, 4):
+                session = reference.open_session(reference.fbs_model(layer), isa, threads=threads, way="winograd")
+                results.append(session.run(None, {"X": x, "I": index}))
+            for got_y, got_j in results:
+                np.testing.assert_array_equal(got_j, j, err_msg=isa)
+                np.testing.assert_array_equal(got_y, results[0][0], err_msg=isa)
+            np.testing.assert_allclose(results[0][0], y, rtol=0, atol=TOLERANCE * np.abs(y).max(), err_msg=isa)
+
+
+def test_minimal_filtering_is_taken_where_it_is_cheaper():
+    """And only where the kernel is 3x3 with steps of 1."""
+    rng = np.random.default_rng(0)
+    ways = {}
+    for name, size, changes in [
+        ("plain", (16, 16), {}),
+        ("tiny", (2, 2), {}),
+        ("strided", (16, 16), {"strides": (1, 2)}),
+        ("dilated", (16, 16), {"dilations": (2, 1), "pads": (2, 1, 2, 1)}),
+        ("larger", (16, 16), {"kernel": (5, 3), "pads": (2, 1, 2, 1)}),
+    ]:
+        layer = make_layer(rng, channels=32, outputs=64, winners=32, **changes)
+        x, index = make_input(rng, live=16, channels=32, size=size)
+        model = onnx.load_from_string(reference.fbs_model(layer))
+        model.graph.node[0].name = f"filtered {name}"
+        session = reference.open_session(model.SerializeToString())
+        session.run(None, {"X": x, "I": index})
+        ways[name] = way_of(f"filtered {name}")
+    assert [name for name, way in ways.items() if way == "winograd"] == ["plain"]
+    assert set(ways.values()) == {"winograd", "packed", "all"}
 
 
 def test_empty_batch():

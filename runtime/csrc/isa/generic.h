@@ -48,6 +48,7 @@ inline void store_first(float* p, Vec v, int count) {
   for (int i = 0; i < count && i < kLanes; ++i) p[i] = v[i];
 }
 inline Vec add(Vec a, Vec b) { return a + b; }
+inline Vec sub(Vec a, Vec b) { return a - b; }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 // a * b + c; rounded once where the machine can.
 inline Vec mul_add(Vec a, Vec b, Vec c) { return a * b + c; }

@@ -51,6 +51,7 @@ inline void store_first(float* p, Vec v, int count) {
   if (count == 3) vst1q_lane_f32(p + 2, v, 2);
 }
 inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
+inline Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 inline Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
 inline Vec mul_add(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 inline Vec absolute(Vec a) { return vabsq_f32(a); }

@@ -16,6 +16,7 @@
 #include "kernels/squeeze.h"
 #include "kernels/table.h"
 #include "kernels/unpack.h"
+#include "kernels/winograd.h"
 
 #define COMPRESS_JOIN_(a, b) a##b
 #define COMPRESS_JOIN(a, b) COMPRESS_JOIN_(a, b)
@@ -35,6 +36,9 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .byte_source = kByteSource,
     .conv = conv,
     .pack = pack,
+    .winograd_inputs = winograd_inputs,
+    .winograd_weights = winograd_weights,
+    .winograd = winograd,
     .squeeze = squeeze,
     .abs_sums = abs_sums,
     .saliency = saliency,

@@ -86,6 +86,31 @@ struct ConvTask {
   int32_t tile_sums_pitch;
 };
 
+// A 3x3 convolution of stride 1 by Winograd's minimal filtering F(2x2, 3x3): y as of ConvTask, in tiles of
+// 2x2 outputs, each computed from a patch of 4x4 inputs by 16 products a pair of channels instead of 36.
+//   x [H][W][pitch], y [H'][W'][k]; tiles are numbered row by row, row_tiles = ceil(W' / 2) a row.
+//   Transformed patches of tiles [first, last) lie as [product][tile][patch_pitch], patch_pitch being the
+//   channels padded to whole vectors, those of one vector of transformed weights as
+//   [product][channel][lanes].
+struct WinogradTask {
+  const float* x;
+  int32_t channels;
+  int32_t pitch;  // floats from input pixel to input pixel
+  int32_t patch_pitch;
+  int32_t input_height, input_width;
+  int32_t pad_top, pad_left;
+  float* y;
+  int32_t k;
+  int32_t output_height, output_width, row_tiles;
+  int64_t vector_stride, product_stride;  // of transformed weights
+  Epilogue epilogue;
+  Prefetch* prefetch;  // null: nothing to ask for
+  float* tile_sums;    // as of ConvTask, of a call's tiles together
+  int32_t tile_sums_pitch;
+};
+inline constexpr int kWinogradPatch = 4;
+inline constexpr int kWinogradProducts = kWinogradPatch * kWinogradPatch;
+
 // Where packed channels, k a pixel, go among all: for block b of `lanes` channels, counts[b] of them from
 // starts[b] on go to where spread[b * lanes …] points (lane of the packed one, or -1).
 struct Places {
@@ -238,6 +263,16 @@ struct KernelTable {
                int last_tile);
 
   void (*pack)(const PackTask& task, int first, int last);
+
+  // The patches of the tiles [first, last), transformed.
+  void (*winograd_inputs)(const WinogradTask& task, int first, int last, float* patches);
+  // `rows` rows of weights, [tap][tap_stride], transformed to [product][product_stride].
+  void (*winograd_weights)(const float* taps, int64_t tap_stride, int rows, float* out,
+                           int64_t product_stride);
+  // One or two vectors of outputs from `first_vector` on, whose weights start at w, of up to max_tile tiles,
+  // whose |y| add up to row `number` of tile_sums.
+  void (*winograd)(const WinogradTask& task, const float* patches, const float* w, int first_vector,
+                   int num_vectors, int first_tile, int last_tile, int number);
 
   // y[p][o] = epilogue(winners' columns of sums[p]): sums [pixels][pitch], y [pixels][k], steps of vector v
   // are steps[first_step[v]] … steps[first_step[v + 1] - 1].

@@ -41,6 +41,7 @@ using compress::FbsConv;
 using compress::Isa;
 using compress::Parallel;
 using compress::Tensor;
+using compress::Way;
 using host::block_means;
 using host::expect;
 using host::expect_winners;
@@ -59,6 +60,7 @@ Case random_case(Random& random) {
   const int64_t kw = random.chance(0.8) ? kh : random.one_of({1, 2, 3, 5});
   c.spec.strides = {random.integer(1, 3), random.integer(1, 3)};
   c.spec.dilations = {random.one_of({1, 1, 2, 3}), random.one_of({1, 1, 2, 3})};
+  if (random.chance(0.3)) c.spec.strides = c.spec.dilations = {1, 1};
   for (int64_t& pad : c.spec.pads) pad = random.integer(0, 4);
   fill(c, {outputs, channels, kh, kw}, {random.integer(1, 4), random.integer(1, 19), random.integer(1, 17)},
        random);
@@ -91,7 +93,11 @@ std::vector<Shape> ragged_shapes() {
   }
   shapes.push_back({33, 3, 57, 61, 7, 2, 1});
   shapes.push_back({17, 15, 57, 61, 1, 1, 1});
-  shapes.push_back({33, 60, 57, 61, 1, 1, 1});  // a plane from far away
+  shapes.push_back({33, 60, 57, 61, 1, 1, 1});      // a plane from far away
+  for (const int64_t channels : {1, 15, 16, 33}) {  // whole and half tiles of two outputs by two
+    for (const int64_t height : {1, 2, 7, 14}) shapes.push_back({33, channels, height, 9, 3, 1, 1});
+  }
+  shapes.push_back({65, 65, 28, 29, 3, 1, 1});
   return shapes;
 }
 
@@ -107,10 +113,13 @@ void run_case(const Case& c, const std::string& number, Random& random) {
   std::vector<int64_t> first_j;
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
-    const FbsConv layer(c.spec, isa->kernels);
+    // Winograd's minimal filtering where it may be taken, which small layers would not.
+    const bool forced = random.chance(0.5);
+    const FbsConv layer(c.spec, isa->kernels, forced ? Way::kWinograd : Way::kNone);
     std::vector<float> alone_means;
     for (const bool threaded : {false, true}) {
-      const std::string name = number + " " + isa->name + (threaded ? " threaded" : "");
+      const std::string name =
+          number + " " + isa->name + (threaded ? " threaded" : "") + (forced ? " winograd" : "");
       std::vector<float> y(static_cast<size_t>(samples * height * width * winners), NAN);
       std::vector<int64_t> j(static_cast<size_t>(samples * winners), -1);
       std::vector<float> means(j.size(), NAN), same_y = y;
