@@ -14,7 +14,7 @@ namespace compress {
 namespace {
 
 // Vector multiply-adds of the predictor from which on several threads divide it: it waits for memory.
-constexpr int64_t kDividedSaliency = 3000;
+constexpr int64_t kDividedSaliency = 6000;
 
 // From so many weights read per call on, they are not in the second cache level when their turn comes. Asking
 // for them while computing then gains 10-20 % (192 channels at 8x8: 168 -> 141 microseconds). Where all
@@ -37,6 +37,9 @@ constexpr int64_t kDensePlaneWeight = 6;
 
 // Squeezing the winners out of one vector of a pixel's sums, in vector multiply-adds.
 constexpr int64_t kPixelSqueezeCost = 12;
+
+// Tiles of a thread, at least, where threads divide the plane by pixels.
+constexpr int64_t kLeastTiles = 3;
 
 // Vector multiply-adds in the tiles that a thread takes at a time, at least: 3 microseconds.
 constexpr int64_t kWorkAtATime = 10000;
@@ -154,9 +157,8 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
   manner.every_input = channels == inputs_;
   manner.shares = static_cast<int>(std::clamp<int64_t>(convolution / kWorkPerThread, 1, threads));
   const int64_t plane_weight = manner.every_input ? kDensePlaneWeight : 1;
-  const int64_t least_tiles = manner.every_input ? 3 : 4;  // of a thread
   manner.by_outputs = int64_t{taps_} * outputs_ > plane_weight * input_pixels ||
-                      geometry.num_tiles < least_tiles * manner.shares;
+                      geometry.num_tiles < kLeastTiles * manner.shares;
   const int32_t block = std::max(1, kBlockFloats / (kSegmentVectors * taps_ * lanes_));
   if (geometry.pixels() <= kBlockPixels && channels >= 2 * block) manner.block = block;
   if (takes_winograd(geometry, channels)) {
@@ -260,6 +262,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   work.max_sources = all_vectors_ + 1;
   const int32_t packed_channels = manner.block > 0 ? manner.block : channels;
   work.slot_floats = int64_t{kSegmentVectors} * taps_ * packed_channels * lanes_;
+  work.last_slot = manner.shares == 1 ? 0 : work.slot_floats;
   if (manner.winograd) size_winograd(&work);
   const int64_t block_sums = manner.block > 0 ? int64_t{geometry.num_tiles} * kernels_->tile_floats() : 0;
   work.plan = plan;
@@ -307,7 +310,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   // What a share writes first of all, so that it lies where the layer before had it.
   const auto carve_share = [&](char* memory) {
     Carver carver(memory);
-    if (work.pack) work.packed = carver.take<float>((manner.shares == 1 ? 1 : 2) * work.slot_floats);
+    if (work.pack) work.packed = carver.take<float>(work.last_slot + work.slot_floats);
     if (manner.winograd) work.patches = carver.take<float>(work.patches_floats);
     work.block_sums = carver.take<float>(block_sums);
     work.band_memory = carver.take<float>(band_floats);

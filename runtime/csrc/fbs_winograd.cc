@@ -36,9 +36,9 @@ constexpr int32_t kTaps = 9;
 // Rows packed before they are transformed: what is written between stays in the first cache level.
 constexpr int32_t kRowsAtATime = 7;
 
-// One row more than there are channels, so that the rows of one channel do not share a set of the first cache
+// An odd number of rows, so that the rows of one channel do not share a set of the first cache
 // level.
-int64_t product_stride(int32_t channels, int32_t lanes) { return (int64_t{channels} + 1) * lanes; }
+int64_t product_stride(int32_t channels, int32_t lanes) { return int64_t{channels | 1} * lanes; }
 
 int64_t weight_stride(int32_t channels, int32_t lanes) {
   return kWinogradProducts * product_stride(channels, lanes);
@@ -118,8 +118,10 @@ void FbsConv::size_winograd(Work* work) const {
   const int64_t groups = (tiles.groups + work->manner.stretches - 1) / work->manner.stretches;
   work->keeps_patches = groups * work->group_floats * static_cast<int64_t>(sizeof(float)) <= kKeptBytes;
   work->patches_floats = (work->keeps_patches ? groups : 1) * work->group_floats;
-  const int32_t chunk = std::min(winograd_chunk(*work), (vectors_ + outputs - 1) / outputs);
+  const int32_t of_share = (vectors_ + outputs - 1) / outputs;
+  const int32_t chunk = std::min(winograd_chunk(*work), of_share);
   work->slot_floats = chunk * weight_stride(work->channels, lanes_);
+  work->last_slot = work->manner.shares > 1 && chunk < of_share ? work->slot_floats : 0;
 }
 
 // Shares are stretches of tiles, of one part of the outputs after the other.

@@ -100,8 +100,9 @@ struct FbsConv::Work {
   int32_t* first_step;
   SqueezeStep* steps;
   bool* together;  // of each vector: its weights are read where they are stored; null: nowhere
-  float* packed;   // of each share: of its segments but the last, and of the last
-  int64_t slot_floats;
+  float* packed;   // of each share: of its segments, one after the other, and `last_slot` behind it of its
+                   // last, which other threads read too
+  int64_t slot_floats, last_slot;
   float* patches;  // of each share, where the convolution is Winograd's
   int64_t patches_floats, group_floats;
   bool keeps_patches;  // of all groups of a stretch, else of one
@@ -121,9 +122,7 @@ struct FbsConv::Work {
   const float** sources;  // of each share, max_sources
   int32_t* next_lines;    // of each share, kMostNextLines
 
-  float* slot(int32_t share, bool last) const {
-    return own(packed, share) + (last && shared.count > 1 ? slot_floats : 0);
-  }
+  float* slot(int32_t share, bool last) const { return own(packed, share) + (last ? last_slot : 0); }
 };
 
 }  // namespace compress

@@ -12,7 +12,7 @@ namespace compress {
 namespace {
 
 // Values written from which on another thread is worth it.
-constexpr int64_t kFloatsPerThread = 1 << 13;
+constexpr int64_t kFloatsPerThread = 3 << 11;
 constexpr int64_t kBytesPerThread = 1 << 14;
 
 // The places of each sample's channels.
