@@ -291,7 +291,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     work.saliency = carver.take<float>(padded);
     work.ranked = winner_block_ == 1 ? work.saliency : carver.take<float>(padded);
     work.keys = carver.take<int32_t>(padded);
-    work.winners = carver.take<int32_t>(winners_);
+    work.winners = carver.take<int32_t>(winners_ + kMaxLanes);
     work.bias = carver.take<float>(winners_padded);
     work.scale = carver.take<float>(winners_padded);
     work.post = carver.take<float>(winners_padded);

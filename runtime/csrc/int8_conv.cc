@@ -89,7 +89,7 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
     const auto carve = [&](char* memory) {
       Carver carver(memory);
       work.live_memory = carver.take<int32_t>(inputs_);
-      work.winners = carver.take<int32_t>(winners_);
+      work.winners = carver.take<int32_t>(winners_ + kMaxLanes);
       work.first_step = carver.take<int32_t>(vectors_ + 1);
       work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
       return carver.used();
@@ -167,7 +167,7 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
     work.saliency = carver.take<float>(padded);
     work.ranked = winner_block_ == 1 ? work.saliency : carver.take<float>(padded);
     work.keys = carver.take<int32_t>(padded);
-    work.winners = carver.take<int32_t>(winners_);
+    work.winners = carver.take<int32_t>(winners_ + kMaxLanes);
     work.scale = carver.take<float>(winners_padded);
     work.bias = carver.take<float>(winners_padded);
     work.first_step = carver.take<int32_t>(vectors_ + 1);

@@ -2,24 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <iterator>
 #include <limits>
 
 namespace compress {
-
-namespace {
-
-// Signed integers in the order of the floats: NaN, -inf, …, 0, …, inf.
-int32_t ordered_key(float value) {
-  if (value != value) return std::numeric_limits<int32_t>::min();
-  value += 0.0f;  // -0 becomes 0
-  int32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits >= 0 ? bits : bits ^ std::numeric_limits<int32_t>::max();
-}
-
-}  // namespace
 
 void scale_to_mean_one(float* s, int32_t count) {
   double sum = 0.0;
@@ -40,7 +26,7 @@ void block_means(const float* s, int32_t count, int32_t block, float* means) {
 void top_k(const KernelTable& kernels, const float* s, int32_t count, int32_t k, int32_t* keys,
            int32_t* winners) {
   const int32_t padded = (count + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
-  for (int32_t i = 0; i < count; ++i) keys[i] = ordered_key(s[i]);
+  kernels.order_keys(s, count, keys);
   for (int32_t i = count; i < padded; ++i) keys[i] = std::numeric_limits<int32_t>::min();
 
   // The k-th largest key, bit by bit from the top: the largest number that at least k keys reach; or, found
@@ -53,10 +39,7 @@ void top_k(const KernelTable& kernels, const float* s, int32_t count, int32_t k,
     if (reaching < k) continue;
     threshold = higher;
     if (reaching > k) continue;
-    for (int32_t i = 0, found = 0; found < k; ++i) {
-      winners[found] = i;
-      found += static_cast<int32_t>(keys[i] >= threshold);
-    }
+    kernels.list_reaching(keys, padded, threshold, winners);
     return;
   }
   // So many of the keys equal to it still win: the first ones.

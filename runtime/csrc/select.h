@@ -17,7 +17,7 @@ void block_means(const float* s, int32_t count, int32_t block, float* means);
 
 // Writes the k largest of s[0 … count-1] to `winners`, as indices, ascending. Of equal values the lower index
 // wins; -0 equals 0; NaN is below everything. O(count), no branch on the data. `keys`: scratch for `count`
-// values, rounded up to whole vectors.
+// values, rounded up to whole vectors, and winners for kMaxLanes more than k.
 void top_k(const KernelTable& kernels, const float* s, int32_t count, int32_t k, int32_t* keys,
            int32_t* winners);
 

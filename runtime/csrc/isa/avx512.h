@@ -56,6 +56,14 @@ inline Lanes count_at_least(Lanes counts, Lanes value, Lanes threshold) {
   return _mm512_mask_add_epi32(counts, _mm512_cmpge_epi32_mask(value, threshold), counts,
                                _mm512_set1_epi32(1));
 }
+// As in kernels/listing.h.
+inline int32_t append_reaching(int32_t* to, const int32_t* keys, int32_t least, int32_t first) {
+  const __mmask16 reaching = _mm512_cmpge_epi32_mask(load_lanes(keys), broadcast_lane(least));
+  const Lanes count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Lanes indices = _mm512_add_epi32(count, broadcast_lane(first));
+  store_lanes(to, _mm512_maskz_compress_epi32(reaching, indices));
+  return __builtin_popcount(reaching);
+}
 inline Vec take(Vec old, Vec source, Lanes lanes) {
   return _mm512_mask_permutexvar_ps(old, _mm512_knot(_mm512_movepi32_mask(lanes)), lanes, source);
 }

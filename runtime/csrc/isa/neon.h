@@ -121,5 +121,6 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 #include "kernels/bytes.h"  // last: on top of what stands above
 #include "kernels/columns.h"
 #include "kernels/halves.h"
+#include "kernels/listing.h"
 
 #endif  // COMPRESS_ISA_NEON_H_

@@ -11,6 +11,7 @@
 #include "kernels/int8_unpack.h"
 #include "kernels/interleave.h"
 #include "kernels/max_pool.h"
+#include "kernels/ranking.h"
 #include "kernels/saliency.h"
 #include "kernels/sparse.h"
 #include "kernels/squeeze.h"
@@ -45,7 +46,9 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .saliency_half = saliency_half,
     .saliency_bytes = saliency_bytes,
     .interleave = interleave,
+    .order_keys = order_keys,
     .count_reaching = count_reaching,
+    .list_reaching = list_reaching,
     .unpack = unpack,
     .depthwise = depthwise,
     .max_pool = max_pool,

@@ -202,17 +202,6 @@ void saliency_bytes(const float* u, const int32_t* live, int32_t channels, const
   predict(u, live, channels, a, pitch, steps, r, slope, first, last, s);
 }
 
-int32_t count_reaching(const int32_t* keys, int32_t count, int32_t least) {
-  const Lanes threshold = broadcast_lane(least);
-  Lanes counts = broadcast_lane(0);
-  for (int i = 0; i < count; i += kLanes) counts = count_at_least(counts, load_lanes(keys + i), threshold);
-  int32_t lanes[kLanes];
-  store_lanes(lanes, counts);
-  int32_t sum = 0;
-  for (const int32_t lane : lanes) sum += lane;
-  return sum;
-}
-
 }  // namespace
 
 #endif  // COMPRESS_KERNELS_SALIENCY_H_

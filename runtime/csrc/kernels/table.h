@@ -302,8 +302,14 @@ struct KernelTable {
   // y[p * channels + c] = x[c * plane + p] for the pixels [first, last) and up to kFewChannels channels.
   void (*interleave)(const float* x, int64_t plane, int32_t channels, int64_t first, int64_t last, float* y);
 
+  // Signed integers in the order of the floats: NaN, -inf, …, 0, …, inf.
+  void (*order_keys)(const float* values, int32_t count, int32_t* keys);
+
   // How many of keys[0 … count - 1] are `least` or more; count a multiple of `lanes`.
   int32_t (*count_reaching)(const int32_t* keys, int32_t count, int32_t least);
+
+  // And which, ascending; returns how many. Up to `lanes` more values are written behind them.
+  int32_t (*list_reaching)(const int32_t* keys, int32_t count, int32_t least, int32_t* indices);
 
   void (*unpack)(const UnpackTask& task);
 
