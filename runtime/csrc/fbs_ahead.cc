@@ -38,7 +38,7 @@ void FbsConv::list_rows(const Work& work) const {
 // The vectors that a segment is packed from, each once, or consists of: inputs [begin, end).
 void FbsConv::ask_for_segment(const Work& work, const Segment& segment, int32_t begin, int32_t end,
                               int32_t own, Prefetch* prefetch) const {
-  const float** const sources = work.own(work.sources, own);
+  const float** const sources = work.own.of(work.sources, own);
   int32_t count = 0;
   if (work.stored) {
     for (; count < segment.width; ++count) sources[count] = weights_.lines_of(segment.vector + count);
@@ -61,7 +61,7 @@ void FbsConv::ask_for_next_saliency(const Work& work, int32_t own, Prefetch* pre
   const bool all = manner.every_input || next.inputs != outputs_;
   const int32_t rows = all ? next.inputs : winners_;
   const Stretch part(next.saliency_pitch, own, manner.saliency_parts);
-  int32_t* const lines = work.own(work.next_lines, own);
+  int32_t* const lines = work.own.of(work.next_lines, own);
   const int32_t of_row = (part.end - part.begin + kLineFloats - 1) / kLineFloats;
   const int32_t known = of_row == 0 ? 0 : std::min(rows, kMostNextLines / of_row);
   int32_t* line = lines;
@@ -85,7 +85,7 @@ void FbsConv::ask_for_next_weights(const Work& work, int32_t own, int32_t used, 
           ? Stretch(next.weight_vectors, own / manner.stretches, manner.shares / manner.stretches).begin
           : 0;
   const int32_t end = std::min(begin + next.weight_sources, next.weight_vectors);
-  int32_t* const lines = work.own(work.next_lines, own) + used;
+  int32_t* const lines = work.own.of(work.next_lines, own) + used;
   const int32_t of_channel = (next.channel_stride + kLineFloats - 1) / kLineFloats;
   int32_t left = (kMostNextLines - used) / of_channel;
   int32_t* line = lines;

@@ -59,8 +59,8 @@ void FbsConv::convolve_bands(const float* x, const Work& work, float* y, const P
 // this thread, and the depthwise convolution reads it from there.
 void FbsConv::compute_bands(const ConvTask& task, const Work& work, int32_t own, int32_t number,
                             float* y) const {
-  float* const memory = work.own(work.band_memory, own);
-  float* const rows = work.own(work.depthwise_rows, own);
+  float* const memory = work.own.of(work.band_memory, own);
+  float* const rows = work.own.of(work.depthwise_rows, own);
   for (int32_t s; (s = work.shared.take_segment(number)) >= 0;) {
     const Segment& segment = work.shared.segments[s];
     const int32_t first = segment.vector * lanes_, pitch = segment.width * lanes_;

@@ -44,14 +44,6 @@ constexpr int64_t kLeastTiles = 3;
 // Vector multiply-adds in the tiles that a thread takes at a time, at least: 3 microseconds.
 constexpr int64_t kWorkAtATime = 10000;
 
-// From share to share in memory of `bytes`: the same for all layers that leave room for each thread, however
-// many shares they have.
-int64_t place_pitch(size_t bytes, size_t share_bytes, int shares, int threads) {
-  constexpr size_t kLine = 64;
-  const size_t even = bytes / static_cast<size_t>(std::max(shares, threads)) / kLine * kLine;
-  return static_cast<int64_t>(std::max(even, share_bytes));
-}
-
 }  // namespace
 
 FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced,
@@ -321,10 +313,9 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   };
   const Scratch scratch(carve(nullptr));
   carve(scratch.data());
-  const size_t share_bytes = carve_share(nullptr);
-  const Scratch shares_scratch(share_bytes * static_cast<size_t>(manner.shares));
-  carve_share(shares_scratch.data());
-  work.share_pitch = place_pitch(shares_scratch.bytes(), share_bytes, manner.shares, parallel.threads());
+  const ShareScratch own_scratch(carve_share(nullptr), manner.shares, parallel.threads());
+  carve_share(own_scratch.data());
+  work.own = own_scratch.pitch();
 
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(sample.index[c]);
   work.live = work.live_memory;

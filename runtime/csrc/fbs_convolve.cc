@@ -134,7 +134,7 @@ void FbsConv::compute_in_blocks(ConvTask task, const Work& work, int32_t own, in
     next_saliency.then = &next_weights;
     prefetch.then = &next_saliency;
   }
-  task.sums = work.own(work.block_sums, own);
+  task.sums = work.own.of(work.block_sums, own);
   task.prefetch = work.far || last ? &prefetch : nullptr;
   const int32_t blocks = (work.channels + work.manner.block - 1) / work.manner.block;
   const auto first_of = [&](int32_t block) {

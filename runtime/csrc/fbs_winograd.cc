@@ -168,7 +168,7 @@ void FbsConv::convolve_winograd(const float* x, const Work& work, float* y, cons
   if (work.far) list_rows(work);
   parallel(static_cast<size_t>(work.manner.shares), [&](size_t item) {
     const auto own = static_cast<int32_t>(item);
-    Patches patches = {work.own(work.patches, own), -1, 0, 0};
+    Patches patches = {work.own.of(work.patches, own), -1, 0, 0};
     work.shared.walk(
         own, [&](int32_t number) { compute_winograd(task, work, own, number, &patches); },
         [&](int32_t number) {

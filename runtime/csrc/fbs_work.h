@@ -72,13 +72,7 @@ struct FbsConv::Work {
   Manner manner;
   SharedWork shared;
 
-  // The shares' own memory: pointers to share 0's, share_pitch bytes from one share to the next. The same in
-  // every layer, as far as it goes: what a thread writes lies in its caches since the layer before.
-  int64_t share_pitch;
-  template <typename T>
-  T* own(T* first, int32_t share) const {
-    return reinterpret_cast<T*>(reinterpret_cast<char*>(first) + share * share_pitch);
-  }
+  SharePitch own;  // to the memory that each share has for itself
 
   // Memory to ask for early, see fbs_ahead.cc.
   bool far;  // the weights of this layer come from far away
@@ -122,7 +116,7 @@ struct FbsConv::Work {
   const float** sources;  // of each share, max_sources
   int32_t* next_lines;    // of each share, kMostNextLines
 
-  float* slot(int32_t share, bool last) const { return own(packed, share) + (last ? last_slot : 0); }
+  float* slot(int32_t share, bool last) const { return own.of(packed, share) + (last ? last_slot : 0); }
 };
 
 }  // namespace compress

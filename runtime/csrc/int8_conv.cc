@@ -158,7 +158,6 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
                            : static_cast<int32_t>(kDotsAtATime / std::clamp<int64_t>(tile, 1, kDotsAtATime));
   work.by_outputs = int64_t{taps_} * outputs_ > pixels || geometry.num_tiles < 4 * shared.count;
   work.start_size = static_cast<int64_t>(geometry.regions.size()) * kMaxInt8Vectors * lanes_;
-  const int64_t slots = SharedWork::num_slots(shared.count);
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     work.live_memory = carver.take<int32_t>(channels);
@@ -175,12 +174,20 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
     if (channels % kGroup != 0) work.spread = carver.take<uint8_t>(pixels * work.groups * kGroup);
     shared.shares = carver.take<Share>(shared.count);
     shared.segments = carver.take<Segment>(max_segments(vectors_, shared.count));
+    return carver.used();
+  };
+  const auto carve_share = [&](char* memory) {
+    const int64_t slots = shared.count == 1 ? 1 : 2;
+    Carver carver(memory);
     if (!work.stored) work.packed = carver.take<int8_t>(slots * kMaxInt8Vectors * work.vector_bytes);
     if (spec_.x.zero != 0) work.start = carver.take<int32_t>(slots * work.start_size);
     return carver.used();
   };
   const Scratch scratch(carve(nullptr));
   carve(scratch.data());
+  const ShareScratch own_scratch(carve_share(nullptr), shared.count, parallel.threads());
+  carve_share(own_scratch.data());
+  work.own = own_scratch.pitch();
 
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(index[c]);
   work.live = work.live_memory;

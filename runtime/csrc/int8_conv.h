@@ -43,7 +43,7 @@ class FbsConvInt8 {
                 const Parallel& parallel) const;
   void compute_segments(const Int8ConvTask& task, const Work& work, int32_t own, int32_t share) const;
   void take_tiles(const Int8ConvTask& task, const Work& work, int32_t share) const;
-  const int8_t* segment_weights(const Work& work, const Segment& segment, int32_t slot) const;
+  const int8_t* segment_weights(const Work& work, const Segment& segment, Slot slot) const;
   void pack(const Work& work, int32_t vector, int8_t* out) const;
 
   Int8Spec spec_;

@@ -59,7 +59,7 @@ void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Wor
 }
 
 // The weights of a segment: stored, or packed in `slot`.
-const int8_t* FbsConvInt8::segment_weights(const Work& work, const Segment& segment, int32_t slot) const {
+const int8_t* FbsConvInt8::segment_weights(const Work& work, const Segment& segment, Slot slot) const {
   if (!work.stored) return work.slot_weights(slot);
   return reinterpret_cast<const int8_t*>(whole_.data()) + segment.vector * work.vector_bytes;
 }
@@ -71,7 +71,7 @@ void FbsConvInt8::compute_segments(const Int8ConvTask& task, const Work& work, i
   for (int32_t s; (s = shared.take_segment(share)) >= 0;) {
     const Segment& segment = shared.segments[s];
     const bool last = shared.is_last(share, s);
-    const int32_t slot = last ? shared.slot(share, true) : shared.slot(own, false);
+    const Slot slot = last ? shared.slot(share, true) : shared.slot(own, false);
     const int8_t* const w = segment_weights(work, segment, slot);
     for (int32_t v = 0; v < segment.width && !work.stored; ++v) {
       pack(work, segment.vector + v, work.slot_weights(slot) + v * work.vector_bytes);
@@ -91,7 +91,7 @@ void FbsConvInt8::compute_segments(const Int8ConvTask& task, const Work& work, i
 // Tiles of a share's last segment, whose weights are ready.
 void FbsConvInt8::take_tiles(const Int8ConvTask& task, const Work& work, int32_t share) const {
   const Segment& segment = work.shared.last_segment(share);
-  const int32_t slot = work.shared.slot(share, true);
+  const Slot slot = work.shared.slot(share, true);
   Int8ConvTask mine = task;
   mine.start = work.slot_start(slot);
   const int8_t* const w = segment_weights(work, segment, slot);

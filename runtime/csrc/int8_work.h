@@ -31,12 +31,18 @@ struct FbsConvInt8::Work {
   // How threads divide it, and what a segment needs: its packed weights, and where its sums start.
   SharedWork shared;
   bool by_outputs;
-  int8_t* packed;  // of all slots
-  int32_t* start;  // of all slots; null: the input's zero is 0
+  // Of each share: what its segments but the last need, and behind it what its last one does.
+  SharePitch own;
+  int8_t* packed;
+  int32_t* start;  // null: the input's zero is 0
   int64_t start_size;
 
-  int8_t* slot_weights(int32_t slot) const { return packed + slot * kMaxInt8Vectors * vector_bytes; }
-  int32_t* slot_start(int32_t slot) const { return start == nullptr ? nullptr : start + slot * start_size; }
+  int8_t* slot_weights(Slot slot) const {
+    return own.of(packed, slot.share) + slot.number * kMaxInt8Vectors * vector_bytes;
+  }
+  int32_t* slot_start(Slot slot) const {
+    return start == nullptr ? nullptr : own.of(start, slot.share) + slot.number * start_size;
+  }
 };
 
 }  // namespace compress

@@ -1,5 +1,6 @@
 #include "scratch.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
@@ -96,6 +97,12 @@ Scratch::~Scratch() {
     pool().free.push_back(std::move(buffer_));
   } catch (const std::bad_alloc&) {
   }
+}
+
+ShareScratch::ShareScratch(size_t bytes, int shares, int threads)
+    : scratch_(bytes * static_cast<size_t>(shares)) {
+  const size_t even = scratch_.bytes() / static_cast<size_t>(std::max(shares, threads)) / kLine * kLine;
+  pitch_ = {static_cast<int64_t>(std::max(even, bytes))};
 }
 
 int64_t num_allocations() { return allocations.load(std::memory_order_relaxed); }

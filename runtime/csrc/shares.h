@@ -26,6 +26,11 @@ struct alignas(64) Share {
   int32_t open;         // 1 once the last segment's weights are ready, so that anybody may take tiles
 };
 
+// A place in a share's own memory: number 0, or 1 where the last segment needs one that others may read.
+struct Slot {
+  int32_t share, number;
+};
+
 // What is divided.
 struct Division {
   const Geometry* geometry;
@@ -55,9 +60,7 @@ struct SharedWork {
   int32_t count;        // of shares
   int32_t least_tiles;  // that a thread takes of a last segment at a time
 
-  // Places for weights made ready: one for each thread, one for each share's last segment.
-  static int32_t num_slots(int32_t count) { return count == 1 ? 1 : 2 * count; }
-  int32_t slot(int32_t share, bool last) const { return count == 1 ? 0 : 2 * share + (last ? 1 : 0); }
+  Slot slot(int32_t share, bool last) const { return {share, last && count > 1 ? 1 : 0}; }
 
   // The number of a segment of `share` that nobody has begun, or -1.
   int32_t take_segment(int32_t share) const {
