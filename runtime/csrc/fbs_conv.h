@@ -84,7 +84,6 @@ class FbsConv {
   int64_t winograd_cost(int64_t tiles, int64_t vectors, int32_t channels) const;
   bool takes_winograd(const Geometry& geometry, int32_t channels) const;
   void divide_winograd(const Geometry& geometry, int32_t channels, Manner* manner) const;
-  int32_t winograd_chunk(const Work& work) const;
   void size_winograd(Work* work) const;
   void convolve_winograd(const float* x, const Work& work, float* y, const Parallel& parallel) const;
   void compute_winograd(const WinogradTask& task, const Work& work, int32_t own, int32_t number,

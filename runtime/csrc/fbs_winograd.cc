@@ -16,14 +16,15 @@ constexpr int64_t kPatchCost = 64;
 constexpr int64_t kRowCost = 110;
 constexpr int64_t kTileCost = 100;
 
-// Where a share's patches take up to so many bytes, they are transformed once and kept, and the weights of
-// two vectors are made at a time: little memory, which stays in the second cache level from layer to layer.
-constexpr int64_t kKeptBytes = int64_t{1} << 19;
+// Where a share's patches take up to so many floats, they may be transformed once and kept, while the weights
+// of two vectors are made at a time: together little memory, which stays in the second cache level from layer
+// to layer.
+constexpr int64_t kKeptFloats = int64_t{1} << 17;
 
-// Elsewhere patches are transformed for as many vectors at a time as have so many bytes of transformed
+// Elsewhere patches are transformed for as many vectors at a time as have so many floats of transformed
 // weights, but for so many at least.
-constexpr int64_t kChunkBytes = int64_t{9} << 17;
-constexpr int64_t kLeastChunk = 4;
+constexpr int64_t kChunkFloats = int64_t{9} << 15;
+constexpr int32_t kLeastChunk = 4;
 
 // Groups of tiles come in multiples of so many where there are as many, so that threads have equally many.
 constexpr int32_t kEvenGroups = 4;
@@ -101,13 +102,6 @@ void FbsConv::divide_winograd(const Geometry& geometry, int32_t channels, Manner
   manner->block = 0;
 }
 
-// Vectors whose weights are transformed at a time.
-int32_t FbsConv::winograd_chunk(const Work& work) const {
-  if (work.keeps_patches) return kSegmentVectors;
-  const int64_t bytes = weight_stride(work.channels, lanes_) * static_cast<int64_t>(sizeof(float));
-  return static_cast<int32_t>(std::clamp<int64_t>(kChunkBytes / bytes, kLeastChunk, vectors_ + kLeastChunk));
-}
-
 void FbsConv::size_winograd(Work* work) const {
   const WinogradTiles tiles(*work->geometry, kernels_->max_tile);
   const int32_t channels = work->channels;
@@ -116,12 +110,19 @@ void FbsConv::size_winograd(Work* work) const {
   const int64_t largest = (tiles.count + tiles.groups - 1) / tiles.groups;
   work->group_floats = kWinogradProducts * (largest * work->patch_pitch + kLineFloats);
   const int64_t groups = (tiles.groups + work->manner.stretches - 1) / work->manner.stretches;
-  work->keeps_patches = groups * work->group_floats * static_cast<int64_t>(sizeof(float)) <= kKeptBytes;
-  work->patches_floats = (work->keeps_patches ? groups : 1) * work->group_floats;
-  const int32_t of_share = (vectors_ + outputs - 1) / outputs;
-  const int32_t chunk = std::min(winograd_chunk(*work), of_share);
-  work->slot_floats = chunk * weight_stride(work->channels, lanes_);
-  work->last_slot = work->manner.shares > 1 && chunk < of_share ? work->slot_floats : 0;
+  const int64_t kept = groups * work->group_floats;
+
+  const int64_t of_vector = weight_stride(channels, lanes_);
+  const auto of_share = static_cast<int32_t>((vectors_ + outputs - 1) / outputs);
+  const auto most = static_cast<int32_t>(kChunkFloats / of_vector);
+  work->chunk = std::min(std::max(most, kLeastChunk), of_share);
+  work->keeps_patches = kept <= kKeptFloats &&
+                        (work->chunk < of_share ||
+                         kept + kSegmentVectors * of_vector < work->group_floats + work->chunk * of_vector);
+  if (work->keeps_patches) work->chunk = std::min(kSegmentVectors, of_share);
+  work->patches_floats = work->keeps_patches ? kept : work->group_floats;
+  work->slot_floats = work->chunk * of_vector;
+  work->last_slot = work->manner.shares > 1 && work->chunk < of_share ? work->slot_floats : 0;
 }
 
 // Shares are stretches of tiles, of one part of the outputs after the other.
@@ -129,7 +130,6 @@ void FbsConv::convolve_winograd(const float* x, const Work& work, float* y, cons
   const Geometry& geometry = *work.geometry;
   const WinogradTiles tiles(geometry, kernels_->max_tile);
   const int32_t stretches = work.manner.stretches, parts = work.manner.shares / stretches;
-  const int32_t chunk = winograd_chunk(work);
   int32_t count = 0;
   for (int32_t i = 0; i < work.manner.shares; ++i) {
     Share& share = work.shared.shares[i];
@@ -140,8 +140,8 @@ void FbsConv::convolve_winograd(const float* x, const Work& work, float* y, cons
     share.first = share.next = count;
     share.next_tile = first;
     const int32_t end = vectors_ * (part + 1) / parts;
-    for (int32_t v = vectors_ * part / parts; v < end; v += chunk) {
-      work.shared.segments[count++] = {v, std::min(chunk, end - v), first, last};
+    for (int32_t v = vectors_ * part / parts; v < end; v += work.chunk) {
+      work.shared.segments[count++] = {v, std::min(work.chunk, end - v), first, last};
     }
     share.last = count;
   }

@@ -100,6 +100,7 @@ struct FbsConv::Work {
   float* patches;  // of each share, where the convolution is Winograd's
   int64_t patches_floats, group_floats;
   bool keeps_patches;  // of all groups of a stretch, else of one
+  int32_t chunk;       // vectors whose transformed weights a share has at a time
   int32_t patch_pitch;
   float* block_sums;  // of each share, where inputs come in blocks
   float* sums;

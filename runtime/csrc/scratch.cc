@@ -29,16 +29,17 @@ Pool& pool() {
 
 }  // namespace
 
-Buffer::Buffer(size_t bytes) {
+Buffer::Buffer(size_t bytes, bool grows) {
   if (bytes == 0) return;
   const size_t rounded = (bytes + kLine - 1) / kLine * kLine;
   if (rounded < bytes) throw std::bad_alloc();
   const bool large = rounded >= kHugePage;
-  if (!large) place_ = take_place(rounded);
+  shares_ = !large && !grows;
+  if (shares_) place_ = take_place(rounded);
   if (place_.data == nullptr) {
     void* memory = nullptr;
     if (posix_memalign(&memory, large ? kHugePage : kLine, rounded) != 0) {
-      if (!large) give_back(place_, rounded);
+      if (shares_) give_back(place_, rounded);
       throw std::bad_alloc();
     }
     place_.data = static_cast<char*>(memory);
@@ -51,15 +52,15 @@ Buffer::Buffer(size_t bytes) {
 Buffer::~Buffer() {
   if (bytes_ == 0) return;
   if (place_.chunk == nullptr) std::free(place_.data);
-  if (bytes_ < kHugePage) give_back(place_, bytes_);
+  if (shares_) give_back(place_, bytes_);
 }
 
-Buffer::Buffer(Buffer&& other) noexcept
-    : place_(std::exchange(other.place_, {})), bytes_(std::exchange(other.bytes_, 0)) {}
+Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(place_, other.place_);
   std::swap(bytes_, other.bytes_);
+  std::swap(shares_, other.shares_);
   return *this;
 }
 
@@ -86,7 +87,7 @@ Scratch::Scratch(size_t bytes) {
   }
   if (buffer_.bytes() < bytes) {
     buffer_ = Buffer();  // given back before its successor is asked for
-    buffer_ = Buffer(bytes);
+    buffer_ = Buffer(bytes, true);
   }
 }
 

@@ -15,7 +15,9 @@ namespace compress {
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes);
+  // `grows`: it will give way to a larger one, and so has no place among those that share pages, which would
+  // stay taken.
+  explicit Buffer(size_t bytes, bool grows = false);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -29,6 +31,7 @@ class Buffer {
  private:
   Place place_ = {};
   size_t bytes_ = 0;
+  bool shares_ = false;  // pages, or will once there are more such buffers
 };
 
 // One buffer out of the library's pool, given back at the end of its scope. Concurrent holders get different

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <limits>
 
 #include "kernels/table.h"
 
@@ -15,8 +14,8 @@ void order_keys(const float* values, int32_t count, int32_t* keys) {
     const float value = values[i] + 0.0f;  // -0 becomes 0
     int32_t bits;
     std::memcpy(&bits, &value, sizeof(bits));
-    const int32_t key = bits ^ ((bits >> 31) & std::numeric_limits<int32_t>::max());
-    keys[i] = value == value ? key : std::numeric_limits<int32_t>::min();
+    const int32_t key = bits ^ ((bits >> 31) & INT32_MAX);
+    keys[i] = value == value ? key : INT32_MIN;
   }
 }
 
