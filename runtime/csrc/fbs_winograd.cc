@@ -37,8 +37,7 @@ constexpr int32_t kTaps = 9;
 // Rows packed before they are transformed: what is written between stays in the first cache level.
 constexpr int32_t kRowsAtATime = 7;
 
-// An odd number of rows, so that the rows of one channel do not share a set of the first cache
-// level.
+// An odd number of rows, so that those of one channel do not share a set of the first cache level.
 int64_t product_stride(int32_t channels, int32_t lanes) { return int64_t{channels | 1} * lanes; }
 
 int64_t weight_stride(int32_t channels, int32_t lanes) {
@@ -114,7 +113,7 @@ void FbsConv::size_winograd(Work* work) const {
 
   const int64_t of_vector = weight_stride(channels, lanes_);
   const auto of_share = static_cast<int32_t>((vectors_ + outputs - 1) / outputs);
-  const auto most = static_cast<int32_t>(kChunkFloats / of_vector);
+  const auto most = static_cast<int32_t>(kChunkFloats / of_vector) / kSegmentVectors * kSegmentVectors;
   work->chunk = std::min(std::max(most, kLeastChunk), of_share);
   work->keeps_patches = kept <= kKeptFloats &&
                         (work->chunk < of_share ||
@@ -134,8 +133,8 @@ void FbsConv::convolve_winograd(const float* x, const Work& work, float* y, cons
   for (int32_t i = 0; i < work.manner.shares; ++i) {
     Share& share = work.shared.shares[i];
     const int32_t part = i / stretches, stretch = i % stretches;
-    const int32_t first = tiles.groups * stretch / stretches;
-    const int32_t last = tiles.groups * (stretch + 1) / stretches;
+    const auto first = static_cast<int32_t>(int64_t{tiles.groups} * stretch / stretches);
+    const auto last = static_cast<int32_t>(int64_t{tiles.groups} * (stretch + 1) / stretches);
     share = {};
     share.first = share.next = count;
     share.next_tile = first;
@@ -223,7 +222,8 @@ void FbsConv::transform_weights(const Work& work, const Segment& segment, float*
       task.num_steps = steps[1] - steps[0];
       kernels_->pack(task, 0, task.channels);
       kernels_->winograd_weights(rows, int64_t{task.channels} * lanes_, task.channels,
-                                 to + v * kWinogradProducts * stride + int64_t{first} * lanes_, stride);
+                                 to + v * weight_stride(work.channels, lanes_) + int64_t{first} * lanes_,
+                                 stride);
     }
   }
 }

@@ -234,6 +234,22 @@ def test_minimal_filtering_is_right_and_the_same_on_any_number_of_threads(winner
             np.testing.assert_allclose(results[0][0], y, rtol=0, atol=TOLERANCE * np.abs(y).max(), err_msg=isa)
 
 
+@pytest.mark.parametrize("size", [(14, 14), (28, 30)])
+def test_minimal_filtering_makes_many_weights_a_few_at_a_time(size):
+    """Patches are kept meanwhile, or made again for the next weights: as plain sums would give, to rounding."""
+    rng = np.random.default_rng(0)
+    layer = make_layer(rng, channels=512, outputs=512, winners=256)
+    x, index = make_input(rng, live=256, channels=512, size=size)
+    model = reference.fbs_model(layer)
+    plain, _ = reference.open_session(model, way="packed").run(None, {"X": x, "I": index})
+    results = []
+    for threads in (1, 3, 4):
+        session = reference.open_session(model, threads=threads, way="winograd")
+        results.append(session.run(None, {"X": x, "I": index})[0])
+        np.testing.assert_array_equal(results[-1], results[0])
+    np.testing.assert_allclose(results[0], plain, rtol=0, atol=TOLERANCE * np.abs(plain).max())
+
+
 def test_minimal_filtering_is_taken_where_it_is_cheaper():
     """And only where the kernel is 3x3 with steps of 1."""
     rng = np.random.default_rng(0)
