@@ -268,7 +268,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   if (sample.y_means != nullptr) {
     work.y_sums_pitch = winners_padded;
     work.y_sums_parts = plan != nullptr   ? plan->sum_rows
-                        : manner.winograd ? WinogradTiles(geometry, kernels_->max_tile).groups
+                        : manner.winograd ? work.tiles.groups
                                           : geometry.num_tiles;
     y_sums = work.y_sums_parts * winners_padded + part_floats(winners_padded);
   }

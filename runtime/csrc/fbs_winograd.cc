@@ -102,12 +102,13 @@ void FbsConv::divide_winograd(const Geometry& geometry, int32_t channels, Manner
 }
 
 void FbsConv::size_winograd(Work* work) const {
-  const WinogradTiles tiles(*work->geometry, kernels_->max_tile);
+  work->tiles = WinogradTiles(*work->geometry, kernels_->max_tile);
+  const WinogradTiles& tiles = work->tiles;
   const int32_t channels = work->channels;
   const int32_t outputs = work->manner.shares / work->manner.stretches;
   work->patch_pitch = static_cast<int32_t>((channels + lanes_ - 1) / lanes_ * lanes_);
   const int64_t largest = (tiles.count + tiles.groups - 1) / tiles.groups;
-  work->group_floats = kWinogradProducts * (largest * work->patch_pitch + kLineFloats);
+  work->group_floats = kWinogradProducts * patches_stride(largest, work->patch_pitch);
   const int64_t groups = (tiles.groups + work->manner.stretches - 1) / work->manner.stretches;
   const int64_t kept = groups * work->group_floats;
 
@@ -127,7 +128,7 @@ void FbsConv::size_winograd(Work* work) const {
 // Shares are stretches of tiles, of one part of the outputs after the other.
 void FbsConv::convolve_winograd(const float* x, const Work& work, float* y, const Parallel& parallel) const {
   const Geometry& geometry = *work.geometry;
-  const WinogradTiles tiles(geometry, kernels_->max_tile);
+  const WinogradTiles& tiles = work.tiles;
   const int32_t stretches = work.manner.stretches, parts = work.manner.shares / stretches;
   int32_t count = 0;
   for (int32_t i = 0; i < work.manner.shares; ++i) {
@@ -231,7 +232,7 @@ void FbsConv::transform_weights(const Work& work, const Segment& segment, float*
 // Groups [first, last).
 void FbsConv::compute_winograd_tiles(const WinogradTask& task, const Work& work, const Segment& segment,
                                      const float* w, int32_t first, int32_t last, Patches* patches) const {
-  const WinogradTiles tiles(*work.geometry, kernels_->max_tile);
+  const WinogradTiles& tiles = work.tiles;
   if (!work.keeps_patches || patches->stretch != segment.first_tile) {
     *patches = {patches->memory, segment.first_tile, first, first};
   }

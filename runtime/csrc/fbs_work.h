@@ -23,8 +23,9 @@ inline constexpr int32_t kSegmentVectors = 2;
 // How the outputs of a plane are cut for Winograd's minimal filtering: tiles of 2x2, numbered row by row, in
 // groups of up to as many as one call of the kernel takes.
 struct WinogradTiles {
-  int32_t per_row, count, groups;
+  int32_t per_row = 0, count = 0, groups = 0;
 
+  WinogradTiles() = default;
   WinogradTiles(const Geometry& geometry, int32_t max_tile);
 
   // That a group begins with.
@@ -97,7 +98,8 @@ struct FbsConv::Work {
   float* packed;   // of each share: of its segments, one after the other, and `last_slot` behind it of its
                    // last, which other threads read too
   int64_t slot_floats, last_slot;
-  float* patches;  // of each share, where the convolution is Winograd's
+  WinogradTiles tiles;  // where the convolution is Winograd's, as all that follows to patch_pitch
+  float* patches;       // of each share
   int64_t patches_floats, group_floats;
   bool keeps_patches;  // of all groups of a stretch, else of one
   int32_t chunk;       // vectors whose transformed weights a share has at a time

@@ -177,7 +177,7 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
     return carver.used();
   };
   const auto carve_share = [&](char* memory) {
-    const int64_t slots = shared.count == 1 ? 1 : 2;
+    const int64_t slots = shared.slots_a_share();
     Carver carver(memory);
     if (!work.stored) work.packed = carver.take<int8_t>(slots * kMaxInt8Vectors * work.vector_bytes);
     if (spec_.x.zero != 0) work.start = carver.take<int32_t>(slots * work.start_size);

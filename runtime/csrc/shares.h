@@ -60,7 +60,8 @@ struct SharedWork {
   int32_t count;        // of shares
   int32_t least_tiles;  // that a thread takes of a last segment at a time
 
-  Slot slot(int32_t share, bool last) const { return {share, last && count > 1 ? 1 : 0}; }
+  int32_t slots_a_share() const { return count == 1 ? 1 : 2; }
+  Slot slot(int32_t share, bool last) const { return {share, last ? slots_a_share() - 1 : 0}; }
 
   // The number of a segment of `share` that nobody has begun, or -1.
   int32_t take_segment(int32_t share) const {

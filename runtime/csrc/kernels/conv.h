@@ -28,6 +28,17 @@ constexpr int num_partial_sums(int pixels) {
   return 4 * pixels <= kMaxTile ? 4 : 2 * pixels <= kMaxTile ? 2 : 1;
 }
 
+// Adds them up, in sums[0].
+template <int kPartial, int kPixels, int kVectors>
+COMPRESS_INLINE void fold_partial_sums(Vec (&sums)[kPartial][kPixels][kVectors]) {
+#pragma GCC unroll 4
+  for (int s = 1; s < kPartial; ++s)
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[0][p][v] = add(sums[0][p][v], sums[s][p][v]);
+}
+
 // What becomes of sums that the bias has been added to.
 template <int kVectors, int kPixels>
 COMPRESS_INLINE void apply_epilogue(const compress::Epilogue& epilogue, int first_output,
@@ -241,12 +252,7 @@ void conv_tile(const ConvTask& task, const Region& region, const Tile& tile, int
       if constexpr (kRows == Rows::kInOrder) row += length * kLanes;
     }
   }
-#pragma GCC unroll 4
-  for (int s = 1; s < kPartial; ++s)
-#pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p)
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sums[0][p][v] = add(sums[0][p][v], sums[s][p][v]);
+  fold_partial_sums(sums);
   if (tile.sums == nullptr || task.ends) {
     store_tile<kVectors, kPixels>(task, Pixels<float, kPixels>(tile.y, task.k), tile.number, first_output,
                                   sums[0]);

@@ -89,9 +89,9 @@ struct ConvTask {
 // A 3x3 convolution of stride 1 by Winograd's minimal filtering F(2x2, 3x3): y as of ConvTask, in tiles of
 // 2x2 outputs, each computed from a patch of 4x4 inputs by 16 products a pair of channels instead of 36.
 //   x [H][W][pitch], y [H'][W'][k]; tiles are numbered row by row, row_tiles = ceil(W' / 2) a row.
-//   Transformed patches of tiles [first, last) lie as [product][tile][patch_pitch], patch_pitch being the
-//   channels padded to whole vectors, those of one vector of transformed weights as
-//   [product][channel][lanes].
+//   Transformed patches of tiles [first, last) lie as [tile][patch_pitch], patch_pitch being the channels
+//   padded to whole vectors, from product to product patches_stride() apart; those of one vector of
+//   transformed weights as [channel][lanes], product_stride apart.
 struct WinogradTask {
   const float* x;
   int32_t channels;
@@ -110,6 +110,11 @@ struct WinogradTask {
 };
 inline constexpr int kWinogradPatch = 4;
 inline constexpr int kWinogradProducts = kWinogradPatch * kWinogradPatch;
+
+// A line more than they take, so that one channel's do not share a set of the first cache level.
+COMPRESS_INLINE int64_t patches_stride(int64_t tiles, int64_t patch_pitch) {
+  return tiles * patch_pitch + kLineFloats;
+}
 
 // Where packed channels, k a pixel, go among all: for block b of `lanes` channels, counts[b] of them from
 // starts[b] on go to where spread[b * lanes …] points (lane of the packed one, or -1).

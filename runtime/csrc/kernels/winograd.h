@@ -22,16 +22,10 @@ COMPRESS_INLINE void transform_inputs(const Vec (&d)[4], Vec (&to)[4]) {
   to[3] = sub(d[1], d[3]);
 }
 
-// From product to product of transformed patches: a line more than they take, so that those of one channel do
-// not share a set of the first cache level.
-inline int64_t patches_stride(const WinogradTask& task, int tiles) {
-  return static_cast<int64_t>(tiles) * task.patch_pitch + kLineFloats;
-}
-
 void winograd_inputs(const WinogradTask& task, int first, int last, float* patches) {
   alignas(64) static const float zeros[kLanes] = {};
   const int tiles = last - first;
-  const int64_t product_stride = patches_stride(task, tiles);
+  const int64_t product_stride = compress::patches_stride(tiles, task.patch_pitch);
   for (int t = first, end; t < last; t = end) {
     const int row = t / task.row_tiles, column = t % task.row_tiles;
     end = t - column + task.row_tiles < last ? t - column + task.row_tiles : last;
@@ -161,17 +155,12 @@ COMPRESS_INLINE void multiply_patches(const WinogradTask& task, const float* pat
     }
     for (; c < task.channels; ++c, x.move(1), row += kLanes)
       add_row<kVectors, kTiles>(x, 0, row, task.vector_stride, sums[0]);
-#pragma GCC unroll 4
-    for (int s = 1; s < kPartial; ++s)
-#pragma GCC unroll 16
-      for (int p = 0; p < kTiles; ++p)
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sums[0][p][v] = add(sums[0][p][v], sums[s][p][v]);
+    fold_partial_sums(sums);
 #pragma GCC unroll 16
     for (int p = 0; p < kTiles; ++p)
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) store(products + (p * kVectors + v) * kLanes, sums[0][p][v]);
-    patches += patches_stride(task, kTiles);
+    patches += compress::patches_stride(kTiles, task.patch_pitch);
     products += kTiles * kVectors * kLanes;
     w += task.product_stride;
   }
