@@ -76,7 +76,9 @@ class _GatedBatchNorm(torch.autograd.Function):
         factor = (scale * inverse_std).to(z.dtype)
         # From the rounded factor, so that its rounding is not multiplied with the mean.
         shift = offset - factor * mean
-        y = _from_rows(torch.addcmul(_spread(shift, z), _spread(factor, z), _rows(z)), z)
+        # Not a view of what is computed: an activation in place, as torchvision's are, must be able to change it.
+        y = torch.empty_like(z, memory_format=torch.channels_last if _channels_last(z) else torch.preserve_format)
+        torch.addcmul(_spread(shift, z), _spread(factor, z), _rows(z), out=_rows(y))
         ctx.save_for_backward(z, scale, mean, inverse_std)
         ctx.mark_non_differentiable(mean, var)
         return y, mean, var

@@ -52,6 +52,18 @@ def test_values_and_gradients_are_those_of_separate_layers(dtype: torch.dtype, l
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_activation_may_change_the_result_in_place(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    gradients = []
+    for inplace in (True, False):
+        arguments = [value.requires_grad_() for value in draw(dtype, layout)]
+        F.relu(gated_batch_norm(*arguments, EPS)[0], inplace=inplace).square().sum().backward()
+        gradients.append([value.grad for value in arguments])
+    for changed, kept in zip(*gradients, strict=True):
+        assert torch.equal(changed, kept)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_pixel_mean_is_wide(dtype: torch.dtype, layout: torch.memory_format) -> None:
     x = torch.rand(3, 5, 30, 30, generator=torch.Generator().manual_seed(0)).to(dtype).contiguous(memory_format=layout)
