@@ -46,6 +46,7 @@ _CONV = "Conv<strides: ints = @strides, pads: ints = @pads, dilations: ints = @d
 _PLANE_AXES = "plane_axes = Constant<value_ints=[2, 3]>()"
 _MINUS_ONE = "minus_one = Constant<value_ints=[-1]>()"
 _TO_NCHW = "planes = Transpose<perm=[0, 3, 1, 2]>(X)"
+_TO_NHWC = "Y = Transpose<perm=[0, 2, 3, 1]>(y)"
 _AVERAGE_TO_NCHW = """
     pixel_axes = Constant<value_ints=[1, 2]>()
     means = ReduceMean<keepdims=1>(X, pixel_axes)
@@ -63,19 +64,25 @@ def _scale(name: str) -> str:
     return f"{name}_step = Constant<value_float: float = @{name}_step>() {_scalar_byte(f'{name}_zero')}"
 
 
-# Before and after FBSConv's own lines, whose W is then WQ: bytes to floats, floats to bytes. Transposes are on bytes:
-# ONNX Runtime 1.31 moves pairs of Q and DQ through those of floats, and ends the process where a Loop reads the result.
-_FROM_BYTES = f"""
-    {_scale("x")}
-    byte_planes = Transpose<perm=[0, 3, 1, 2]>(X)
-    planes = DequantizeLinear(byte_planes, x_step, x_zero)
-    WQ = DequantizeLinear<axis=0>(W, S)
-"""
-_TO_BYTES = f"""
-    {_scale("y")}
-    y_bytes = QuantizeLinear(y, y_step, y_zero)
-    Y = Transpose<perm=[0, 2, 3, 1]>(y_bytes)
-"""
+# Transposes are on bytes: ONNX Runtime 1.31 moves pairs of Q and DQ through those of floats, and ends the process where
+# a Loop reads the result.
+def _from_bytes(scale: str) -> str:
+    """What _TO_NCHW does, of bytes X with the scale of that name."""
+    return f"""
+        {_scale(scale)}
+        byte_planes = Transpose<perm=[0, 3, 1, 2]>(X)
+        planes = DequantizeLinear(byte_planes, {scale}_step, {scale}_zero)
+    """
+
+
+def _to_bytes(scale: str) -> str:
+    """What _TO_NHWC does, for bytes Y with the scale of that name."""
+    return f"""
+        {_scale(scale)}
+        y_bytes = QuantizeLinear(y, {scale}_step, {scale}_zero)
+        Y = Transpose<perm=[0, 2, 3, 1]>(y_bytes)
+    """
+
 
 _KERNEL_OF_BYTES = """
     kernel_numbers = Cast<to=1>(W)
@@ -108,8 +115,8 @@ class FBSVariant:
     `one_sample`: static batch 1. `dense_input`: I is the constant [[0 .. C-1]]. `all_win`: k = K.
     `activation`: none, relu or clip. `nonnegative`: s cannot be negative (slope 0). `pointwise`: 1x1 kernels.
     `blocks`: winner_block > 1. `left_out`: there is E. `measured`: there is U. `measures`: there is M. `half`: A is
-    float16. `half_weight`: W is. `byte`: A is int8, with Q. `byte_weight`: W is, with P. `weight`: the tensor that
-    holds W as floats.
+    float16. `half_weight`: W is. `byte`: A is int8, with Q. `byte_weight`: W is, with P. `weight`, `rest`: the tensors
+    that hold W and E as floats.
     """
 
     one_sample: bool
@@ -129,6 +136,7 @@ class FBSVariant:
     byte: bool = False
     byte_weight: bool = False
     weight: str = "W"
+    rest: str = "E"
 
     @property
     def overload(self) -> str:
@@ -177,20 +185,23 @@ def fbs_conv_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> Fu
     if variant.half_weight or variant.byte_weight:
         variant = replace(variant, weight="kernel_floats")
         lines += [_KERNEL_OF_BYTES if variant.byte_weight else "kernel_floats = Cast<to=1>(W)"]
-    lines += [*_planes(variant), "Y = Transpose<perm=[0, 2, 3, 1]>(y)"]
+    lines += [*_planes(variant), _TO_NHWC]
     lines += _mean_size("y", "M") if variant.measures else []
     names = _inputs(opset.FBS_CONV, variant)
     return function_of(opset.FBS_CONV, variant.overload, names, lines, onnx_opset, optional_outputs=variant.measures)
 
 
-def fbs_conv_int8_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET) -> FunctionProto:
+def fbs_conv_int8_body(variant: FBSVariant, onnx_opset: int = opset.ONNX_OPSET, *, scale: str = "y") -> FunctionProto:
     """Returns the FBSConvInt8 function for `variant`: the one of FBSConv between DequantizeLinear and QuantizeLinear.
 
     It sums in float32 what the op sums exactly, so bytes of Y may differ by one step where a value lies halfway between
-    two, and winners where saliencies are tied but for rounding.
+    two, and winners where saliencies are tied but for rounding. `scale`: what the attributes of Y's begin with.
     """
-    variant = replace(variant, weight="WQ")
-    lines = [_MINUS_ONE, _FROM_BYTES, *_planes(variant), _TO_BYTES]
+    variant = replace(variant, weight="WQ", rest="left_out_floats")
+    lines = [_MINUS_ONE, _from_bytes("x"), "WQ = DequantizeLinear<axis=0>(W, S)"]
+    if variant.left_out:
+        lines += ["left_out_numbers = Cast<to=1>(E)", "left_out_floats = Mul(left_out_numbers, x_step)"]
+    lines += [*_planes(variant), _to_bytes(scale)]
     names = _inputs(opset.FBS_CONV_INT8, variant)
     return function_of(opset.FBS_CONV_INT8, variant.overload, names, lines, onnx_opset)
 
@@ -214,7 +225,12 @@ def _inputs(op: opset.Op, variant: FBSVariant) -> list[str]:
 
 
 def depthwise_conv_body(
-    activation: str, onnx_opset: int = opset.ONNX_OPSET, *, of_layer: bool = False, measures: bool = False
+    activation: str,
+    onnx_opset: int = opset.ONNX_OPSET,
+    *,
+    of_layer: bool = False,
+    of_bytes: bool = False,
+    measures: bool = False,
 ) -> FunctionProto:
     """Returns the DepthwiseConv function for an activation (none, relu or clip), which names its overload.
 
@@ -225,15 +241,18 @@ def depthwise_conv_body(
         activation: none, relu or clip.
         onnx_opset: The model's own.
         of_layer: For FBSConvDepthwise, of whose channels one exists at least: what stands for the others is not zero.
+        of_bytes: For FBSConvDepthwiseInt8: X, W and Y are bytes, and P holds the steps of W.
         measures: Its nodes also make the M of FBSConvDepthwise.
     """
     clamp = {"none": "{y} = Identity({x})", "relu": "{y} = Relu({x})", "clip": "{y} = Clip({x}, low, high)"}[activation]
+    weight = "kernel_floats" if of_bytes else "W"
     lines = [
+        *((_KERNEL_OF_BYTES,) if of_bytes else ()),
         "low = Constant<value_float: float = @lower>()",
         "high = Constant<value_float: float = @upper>()",
         _PLANE_AXES,
         *_spread(matters=not of_layer),
-        f"convolved = {_CONV.removesuffix('>')}, group: int = @channels>(spread, W, B)",
+        f"convolved = {_CONV.removesuffix('>')}, group: int = @channels>(spread, {weight}, B)",
         clamp.format(x="convolved", y="whole"),
         clamp.format(x="B", y="of_zeros"),
         "channel_of = Unsqueeze(rows, minus_one)",
@@ -241,15 +260,17 @@ def depthwise_conv_body(
         "rests = Gather(of_zeros, rows)",
         "rest = Unsqueeze(rests, plane_axes)",
         "y = Sub(picked, rest)",
-        "Y = Transpose<perm=[0, 2, 3, 1]>(y)",
+        _to_bytes("y") if of_bytes else _TO_NHWC,
         *(_mean_size("picked", "M") if measures else ()),
     ]
+    if of_bytes:
+        lines = [line.replace(_TO_NCHW, _from_bytes("between")) for line in lines]
     names = [tensor.name for tensor in opset.DEPTHWISE_CONV.inputs]
     return function_of(opset.DEPTHWISE_CONV, activation, names, lines, onnx_opset)
 
 
 def fbs_conv_depthwise_body(
-    variant: FBSVariant, activation: str, channels: int, onnx_opset: int = opset.ONNX_OPSET
+    variant: FBSVariant, activation: str, channels: int, onnx_opset: int = opset.ONNX_OPSET, *, int8: bool = False
 ) -> FunctionProto:
     """Returns the FBSConvDepthwise function: the nodes of FBSConv's, then those of DepthwiseConv's under other names.
 
@@ -260,21 +281,26 @@ def fbs_conv_depthwise_body(
         activation: Of the DepthwiseConv: none, relu or clip.
         channels: K, which a node says by the shape of V, and Conv takes as an attribute.
         onnx_opset: The model's own.
+        int8: The FBSConvDepthwiseInt8 function instead: the nodes of FBSConvInt8's, then as above, on bytes.
     """
-    op, overload = opset.FBS_CONV_DEPTHWISE, f"{variant.overload}_{activation}_{channels}"
-    inputs = _inputs(op, variant)
-    result = function_of(op, overload, inputs, [], onnx_opset, optional_outputs=variant.measures)
-    result.node.extend(fbs_conv_body(replace(variant, measures=False), onnx_opset).node)
+    if int8:
+        op, layer = opset.FBS_CONV_DEPTHWISE_INT8, fbs_conv_int8_body(variant, onnx_opset, scale="between")
+    else:
+        op, layer = opset.FBS_CONV_DEPTHWISE, fbs_conv_body(replace(variant, measures=False), onnx_opset)
+    overload, inputs, measures = f"{variant.overload}_{activation}_{channels}", _inputs(op, variant), variant.measures
+    result = function_of(op, overload, inputs, [], onnx_opset, optional_outputs=measures)
+    result.node.extend(layer.node)
     result.node[-1].output[0] = "T"
-    names = {"X": "T", "I": "J", "W": "V", "B": "S", "Y": "Y", "M": "M"}
-    nodes = depthwise_conv_body(activation, onnx_opset, of_layer=True, measures=variant.measures).node
+    names = {"X": "T", "I": "J", "W": "V", "P": "G", "B": "F" if int8 else "S", "Y": "Y", "M": "M"}
+    nodes = depthwise_conv_body(activation, onnx_opset, of_layer=True, of_bytes=int8, measures=measures).node
     _rename(nodes, names, "depthwise_")
+    own = {attribute.name for attribute in op.attributes}
     for node in nodes:
         for attribute in node.attribute:
             if attribute.ref_attr_name == "channels":
                 attribute.CopyFrom(helper.make_attribute(attribute.name, channels))
-            elif attribute.ref_attr_name:
-                attribute.ref_attr_name = f"depthwise_{attribute.ref_attr_name}"
+            elif (name := f"depthwise_{attribute.ref_attr_name}") in own:
+                attribute.ref_attr_name = name
         result.node.append(node)
     return result
 
@@ -499,7 +525,7 @@ def _constants(variant: FBSVariant) -> list[str]:
     if variant.left_out:
         lines += [
             "plane_axes_of_channels = Constant<value_ints=[1, 2]>()",
-            "all_left_out = Abs(E)",
+            f"all_left_out = Abs({variant.rest})",
             f"left_out_product = MatMul(all_left_out, {variant.predictor})",
             "whole_shift = Add(left_out_product, R)",
         ]
@@ -557,8 +583,8 @@ def _saliency(variant: FBSVariant, x: str, means: str) -> list[str]:
     lines = []
     if variant.left_out:
         # Every channel counts with |E|: in `shift`; those that exist with what they have more.
-        live = "E" if variant.dense_input else "left_out"
-        lines += [] if variant.dense_input else ["left_out = Gather(E, i)"]
+        live = variant.rest if variant.dense_input else "left_out"
+        lines += [] if variant.dense_input else [f"left_out = Gather({variant.rest}, i)"]
         if not variant.measured:
             lines += [f"left_out_planes = Unsqueeze({live}, plane_axes_of_channels)"]
             lines += [f"moved = Add({x}, left_out_planes)", *_mean_size("moved", means)]

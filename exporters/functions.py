@@ -6,13 +6,13 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from exporters import bodies, opset
 from exporters.bodies import FBSVariant, LinearVariant, SumVariant
 from exporters.errors import ExportError
-from exporters.nodes import attributes_of
+from exporters.nodes import attributes_of, is_op
 from exporters.sparse_body import sparse_activation, sparse_conv_body
 
 __all__ = ["attach_functions"]
 
-# Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a clamp, a variant of FBSConv. That of
-# FBSConvDepthwise stands for such a variant, a clamp and a number of channels.
+# Bodies of ops by what their overloads stand for: nothing, the bound of a sum, a clamp, a variant of FBSConv. Those of
+# FBSConvDepthwise and FBSConvDepthwiseInt8 stand for such a variant, a clamp and a number of channels.
 _PLAIN = {
     opset.TO_NHWC.name: bodies.to_nhwc_body,
     opset.MAX_POOL_NHWC.name: bodies.max_pool_nhwc_body,
@@ -64,9 +64,10 @@ def attach_functions(model: ModelProto) -> ModelProto:
             form = _linear_variant(node, constants)
             node.overload = form.overload
             functions[node.op_type, form.overload] = bodies.linear_body(form, version)
-        elif node.op_type == opset.FBS_CONV_DEPTHWISE.name:
+        elif is_op(node, opset.FBS_CONV_DEPTHWISE, opset.FBS_CONV_DEPTHWISE_INT8):
             variant, clamp = _variant(node, constants, one_sample), _clamp(node, "depthwise_")
-            body = bodies.fbs_conv_depthwise_body(variant, clamp, _outputs(node, constants), version)
+            outputs, int8 = _outputs(node, constants), is_op(node, opset.FBS_CONV_DEPTHWISE_INT8)
+            body = bodies.fbs_conv_depthwise_body(variant, clamp, outputs, version, int8=int8)
             node.overload = body.overload
             functions[node.op_type, body.overload] = body
         else:
@@ -103,7 +104,7 @@ def _bound(node: NodeProto) -> str:
 
 
 def _clamp(node: NodeProto, prefix: str = "") -> str:
-    """The activation that the bounds of a DepthwiseConv, SparseConv or FBSConvDepthwise are."""
+    """The activation that the bounds of a DepthwiseConv, SparseConv or FBS layer are, or those behind `prefix`."""
     values = attributes_of(node)
     return sparse_activation(values[f"{prefix}lower"], values[f"{prefix}upper"])
 
@@ -111,7 +112,7 @@ def _clamp(node: NodeProto, prefix: str = "") -> str:
 def _variant(node: NodeProto, constants: dict[str, TensorProto], one_sample: bool) -> FBSVariant:
     values, given = attributes_of(node), _given(node, constants)
     saliency_weight, weight = constants[given["A"]], constants[given["W"]]
-    whole = node.op_type == opset.FBS_CONV_INT8.name  # its W has steps of its own
+    whole = is_op(node, opset.FBS_CONV_INT8, opset.FBS_CONV_DEPTHWISE_INT8)  # whose W has steps of its own
     channels, outputs = saliency_weight.dims
     return FBSVariant(
         one_sample=one_sample,

@@ -12,15 +12,16 @@ Multiply-accumulates (MACs) for one sample:
 
 The FBS terms are the convolution over live inputs and winners, the predictor, and the scaling, as the
 published counter has them (specs of Feature Boosting and Suppression: M-CifarNet at density 0.5 is 44.24 M);
-FBSConvInt8 counts as FBSConv. Cx is what the node really reads: all C channels behind a residual sum. Pooling,
-activations and sums count nothing.
+FBSConvInt8 and FBSConvDepthwiseInt8 count as the ops on floats. Cx is what the node really reads: all C channels behind
+a residual sum. Pooling, activations and sums count nothing.
 """
 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,6 @@ def inspect_model(model: ModelProto, path: str | Path) -> OnnxReport:
     stored = _stored_weights(model, weights)
     densities = _spelled_out_densities(model, weights, shapes)
     steps = {name for names in stored.values() for name in names[1:]}
-    steps.update(node.input[3] for node in model.graph.node if is_op(node, opset.FBS_CONV_INT8))
     steps.update(_product_scales(model))
     whole, fbs_steps = _bytes_of_fbs(model, weights)
     steps.update(fbs_steps)
@@ -158,15 +158,16 @@ def _stored_weights(model: ModelProto, weights: Mapping[str, TensorProto]) -> di
 
 
 def _bytes_of_fbs(model: ModelProto, weights: Mapping[str, TensorProto]) -> tuple[set[str], set[str]]:
-    """W and A of FBSConv, FBSConvDepthwise and Linear that are int8, and their steps P and Q."""
+    """What of FBS layers and Linears is whole numbers that stand for floats, and their steps."""
     whole: set[str] = set()
     steps: set[str] = set()
     for node in model.graph.node:
-        if is_op(node, opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE, opset.LINEAR):
+        if is_op(node, *opset.FBS_LAYERS, opset.LINEAR):
             given = opset.OPS[node.op_type].given(node.input)
-            names = [given[name] for name in ("W", "A") if name in given]
-            whole.update(name for name in names if name in weights and weights[name].data_type == TensorProto.INT8)
-            steps.update(given[name] for name in ("P", "Q") if given.get(name))
+            numbers, their_steps = _WHOLE_NUMBERS[node.op_type]
+            names = [given[name] for name in numbers if name in given]
+            whole.update(name for name in names if name in weights and weights[name].data_type not in _FLOATS)
+            steps.update(given[name] for name in their_steps if given.get(name))
     return whole, steps
 
 
@@ -210,20 +211,22 @@ def _report(
     domain = f"{node.domain}." if node.domain else ""
     inputs = [shapes.get(name, ()) for name in node.input]
     output = shapes.get(node.output[0], ())
-    count = {
+    counts: dict[str, Callable[..., Counted]] = {
         "Conv": _conv,
         "Gemm": _gemm,
         "MatMul": _matmul,
         "MatMulInteger": _matmul,
         opset.FBS_CONV.name: _fbs_conv,
-        opset.FBS_CONV_DEPTHWISE.name: _fbs_conv_depthwise,
+        opset.FBS_CONV_DEPTHWISE.name: partial(_fbs_conv_depthwise, opset.FBS_CONV_DEPTHWISE),
         opset.FBS_CONV_INT8.name: _fbs_conv,
+        opset.FBS_CONV_DEPTHWISE_INT8.name: partial(_fbs_conv_depthwise, opset.FBS_CONV_DEPTHWISE_INT8),
         opset.LINEAR.name: _linear,
         opset.DEPTHWISE_CONV.name: _depthwise_conv,
         opset.SPARSE_CONV.name: _sparse_conv,
-    }.get(node.op_type)
+    }
+    count = counts.get(node.op_type)
     macs, channels_in, channels_out = (0, None, None) if count is None else count(inputs, output, attributes)
-    is_fbs = is_op(node, opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE, opset.FBS_CONV_INT8)
+    is_fbs = is_op(node, *opset.FBS_LAYERS)
     methods = ["fbs"] if density is not None or is_fbs else []
     methods += sorted({_STORED[tensor.data_type] for tensor in through if tensor.data_type in _STORED})
     if is_fbs and inputs[2]:
@@ -245,7 +248,15 @@ def _report(
     )
 
 
-_INTEGER_WEIGHTS = {opset.FBS_CONV_INT8.name: 2, "MatMulInteger": 1}  # which input
+_WHOLE_NUMBERS = {
+    opset.FBS_CONV.name: ("WA", "PQ"),
+    opset.FBS_CONV_DEPTHWISE.name: ("WA", "PQ"),
+    opset.FBS_CONV_INT8.name: ("WAE", "SQ"),
+    opset.FBS_CONV_DEPTHWISE_INT8.name: ("WAVE", "SQG"),
+    opset.LINEAR.name: ("W", "P"),
+}
+"""What each op calls constants that may be whole numbers, and steps of these."""
+_INTEGER_WEIGHTS = {"MatMulInteger": 1}  # which input
 _STORED: dict[int, str] = {
     TensorProto.INT8: "int8",
     TensorProto.UINT8: "uint8",
@@ -321,12 +332,12 @@ def _depthwise_conv(
 
 
 def _fbs_conv_depthwise(
-    inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], attributes: Mapping[str, object]
+    op: opset.Op, inputs: list[tuple[int | None, ...]], output: tuple[int | None, ...], attributes: Mapping[str, object]
 ) -> Counted:
     # No tensor of the file has the plane between the two.
     between = _convolved(inputs[0][1:3], inputs[2][2:], attributes)
     macs, live, winners = _fbs_conv(inputs, (None, *between), attributes)
-    depthwise = _product(winners, *(inputs[6][2:] or (None,)), *(output[1:3] or (None,)))
+    depthwise = _product(winners, *(op.given(inputs)["V"][2:] or (None,)), *(output[1:3] or (None,)))
     return None if macs is None or depthwise is None else macs + depthwise, live, winners
 
 

@@ -1,9 +1,12 @@
 """Static int8 for files with FBS layers: FBSConv becomes FBSConvInt8, with ranges calibrated on real inputs.
 
-Weights: per output channel, symmetric. Activations: uint8 per tensor; 0 is a byte of its own (0 behind a ReLU). Bytes
-flow from layer to layer, through transposes, max pools and residual sums too; wherever something reads floats, a
-DequantizeLinear stands before it, and a QuantizeLinear behind what makes floats for an FBS layer. Unpacked channels and
-sums that no layer in int8 reads in the end stay floats, as precise as they are.
+Where a DepthwiseConv alone reads its planes, both become one FBSConvDepthwiseInt8, see `passes.fuse_depthwise`.
+
+Weights, predictors among them: per output channel, symmetric; predictors in float16 stay so. Activations: uint8 per
+tensor; 0 is a byte of its own (0 behind a ReLU). Bytes flow from layer to layer, through transposes, max pools and
+residual sums too; wherever something reads floats, a DequantizeLinear stands before it, and a QuantizeLinear behind
+what makes floats for an FBS layer. Unpacked channels and sums that no layer in int8 reads in the end stay floats, as
+precise as they are.
 
 Linear layers with many weights multiply whole numbers too, in standard ops, and give floats:
 
@@ -14,6 +17,7 @@ In small ones these nodes would take longer than the layer does.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +38,12 @@ __all__ = ["has_fbs_layers", "quantize_fbs"]
 
 _ON_BYTES = ("Transpose", "MaxPool")  # standard ops that give of bytes what they give of the floats they stand for
 _MOST_TERMS = 65793  # products that an int32 holds: as runtime/csrc/int8_layer.h has it
-_LEFT_OUT = [tensor.name for tensor in opset.FBS_CONV.inputs].index("E")
+_MOST_TAPS = 514  # of a depthwise filter: float32 holds a sum of so many products exactly
+_MOST_LEFT_OUT = 65535  # steps of X that E may be
+_NOT_FINITE = "its values are not finite on the calibration images"
 _MOST_CHEAP_WEIGHTS = 1 << 18  # of a linear layer that stays float: 0.03 ms, a megabyte
-_LAYERS = (opset.FBS_CONV.name, opset.FBS_CONV_DEPTHWISE.name, opset.LINEAR.name, "Conv", "Gemm", "MatMul")
+_OURS = (opset.FBS_CONV.name, opset.DEPTHWISE_CONV.name, opset.LINEAR.name)
+_LAYERS = (*_OURS, opset.FBS_CONV_DEPTHWISE.name, "Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,7 @@ def quantize_fbs(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
         onnx.save(model, path)
-        ops = (opset.FBS_CONV.name, opset.UNPACK_ADD.name, opset.LINEAR.name, "Gemm")
-        ranges = ranges_of(path, settings, ops)
+        ranges = ranges_of(path, settings, (*_OURS, opset.UNPACK_ADD.name, "Gemm"))
     rewriting = _Rewriting(model, ranges, steps or {})
     result = rewriting.run()
     left = [
@@ -81,9 +87,12 @@ def quantize_fbs(
     ]
     if not rewriting.done:
         raise ExportError(f"no layer can become int8: {', '.join(left)}; leave --int8 out")
-    num_fbs = sum(node.name in rewriting.done for node in model.graph.node if is_op(node, opset.FBS_CONV))
-    num_linear = len(rewriting.done) - num_fbs
-    note = f"int8: {num_fbs} FBS layers" + (f", {num_linear} linear" if num_linear else "")
+    num_fbs, num_depthwise = (
+        sum(node.name in rewriting.done for node in model.graph.node if is_op(node, op))
+        for op in (opset.FBS_CONV, opset.DEPTHWISE_CONV)
+    )
+    others = {"depthwise": num_depthwise, "linear": len(rewriting.done) - num_fbs - num_depthwise}
+    note = f"int8: {num_fbs} FBS layers" + "".join(f", {number} {kind}" for kind, number in others.items() if number)
     return attach_functions(result), (f"{note}; {', '.join(left)} stay float32" if left else note,)
 
 
@@ -95,10 +104,10 @@ def _without_means(model: ModelProto) -> ModelProto:
         op = opset.OPS[node.op_type] if node.domain == opset.DOMAIN else None
         if op in (opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE, opset.UNPACK_ADD):
             names = [tensor.name for tensor in op.inputs]
-            if "U" in names:
-                del node.input[names.index("U") :]
-                while not node.input[-1]:
-                    node.input.pop()
+            if "U" in names[: len(node.input)]:
+                node.input[names.index("U")] = ""
+            while not node.input[-1]:
+                node.input.pop()
             del node.output[sum(not tensor.optional for tensor in op.outputs) :]
     return attach_functions(result)
 
@@ -109,9 +118,8 @@ def _on_bytes(node: NodeProto) -> bool:
 
 def _steps(values: Array) -> Array:
     """A step for each row, such that its largest value is 127 of them."""
-    largest = np.abs(values).reshape(len(values), -1).max(axis=1)
-    steps: Array = (np.where(largest > 0, largest, 127) / 127).astype(np.float32)
-    return steps
+    steps = (np.abs(values).reshape(len(values), -1).max(axis=1) / 127).astype(np.float32)
+    return np.where(steps > 0, steps, np.float32(1))
 
 
 class _Rewriting:
@@ -136,12 +144,15 @@ class _Rewriting:
         self._new_infos: list[onnx.ValueInfoProto] = []
         self._multiplied = {node.name for node in graph.node if self._multiplies(node)}
         self._wanted = self._wanted_as_bytes()
+        self._behind = self._depthwise_behind()
 
     def run(self) -> ModelProto:
         """The rewritten model, its functions still the old ones."""
         for node in self._model.graph.node:
             if is_op(node, opset.FBS_CONV) and node.name not in self.refused:
                 self._fbs_conv(node)
+            elif is_op(node, opset.DEPTHWISE_CONV) and node.output[0] in self._bytes:
+                continue  # its layer makes them
             elif is_op(node, opset.UNPACK) and node.output[0] in self._wanted and node.input[0] in self._bytes:
                 self._unpack(node)
             elif is_op(node, opset.UNPACK_ADD) and node.output[0] in self._wanted:
@@ -170,7 +181,7 @@ class _Rewriting:
             elif node.output[0] in wanted:
                 if is_op(node, opset.UNPACK) or _on_bytes(node):
                     wanted.add(node.input[0])
-                elif is_op(node, opset.UNPACK_ADD) and self._finite(node.input[0], node.input[2], node.output[0]):
+                elif is_op(node, opset.UNPACK_ADD) and self._adds_bytes(node):
                     wanted.update((node.input[0], node.input[2]))
                 else:  # made as floats
                     wanted.discard(node.output[0])
@@ -189,6 +200,10 @@ class _Rewriting:
             return False
         return bool(weight.dims[1 if values.get("transB", 0) else 0] <= _MOST_TERMS)
 
+    def _adds_bytes(self, node: NodeProto) -> bool:
+        """Whether a residual sum can be one of bytes: onto dense planes."""
+        return len(node.input) == len(opset.UNPACK_ADD_INT8.inputs) and self._finite(*node.input[::2], node.output[0])
+
     def _finite(self, *names: str) -> bool:
         return all(np.isfinite(self._ranges.get(name, (np.nan,))).all() for name in names)
 
@@ -197,21 +212,71 @@ class _Rewriting:
         terms = int(np.prod(self._held[node.input[2]].dims[1:]))
         if terms > _MOST_TERMS:
             self.refused[node.name] = f"an output sums up {terms} products, and int32 holds {_MOST_TERMS}"
-        elif len(node.input) > _LEFT_OUT and node.input[_LEFT_OUT]:
-            self.refused[node.name] = "it reads a depthwise convolution's packed planes"
         elif not self._finite(node.input[0], node.output[0]):
-            self.refused[node.name] = "its values are not finite on the calibration images"
+            self.refused[node.name] = _NOT_FINITE
+        elif (most := np.abs(self._left_out(node, self._step(node.input[0]))).max(initial=0)) > _MOST_LEFT_OUT:
+            self.refused[node.name] = (
+                f"a channel that is absent counts with {most:.0f} steps, at most {_MOST_LEFT_OUT} may"
+            )
         return node.name not in self.refused
 
+    def _depthwise_behind(self) -> dict[str, NodeProto]:
+        """Name of a layer in int8 -> the DepthwiseConv that becomes a part of it; of others the reason is kept."""
+        graph, found = self._model.graph, {}
+        read = Counter(name for node in graph.node for name in node.input)
+        read.update(value.name for value in graph.output)
+        layers = {node.output[0]: node for node in graph.node if is_op(node, opset.FBS_CONV)}
+        for node in graph.node:
+            layer = layers.get(node.input[0]) if is_op(node, opset.DEPTHWISE_CONV) else None
+            if layer is None or layer.name in self.refused:
+                continue
+            outputs, taps = self._held[layer.input[2]].dims[0], int(np.prod(self._held[node.input[2]].dims[2:]))
+            if node.input[1] != layer.output[1] or attributes_of(node)["channels"] != outputs:
+                continue
+            if read[node.input[0]] > 1:
+                self.refused[node.name] = "others read its layer's planes too"
+            elif taps > _MOST_TAPS:
+                self.refused[node.name] = f"a filter has {taps} weights, and at most {_MOST_TAPS} are summed exactly"
+            elif not self._finite(node.output[0]):
+                self.refused[node.name] = _NOT_FINITE
+            else:
+                found[layer.name] = node
+        return found
+
     def _fbs_conv(self, node: NodeProto) -> None:
-        x = self._as_held(node.input[0])
-        y = self._as_bytes(node.output[0])
-        weight, steps = self._weight(node.input[2])
-        scales = {"x_step": x.step, "x_zero": x.zero, "y_step": y.step, "y_zero": y.zero}
-        inputs = [x.name, node.input[1], weight, steps, *node.input[3:]]
-        self._put(opset.FBS_CONV_INT8, node, inputs, [y.name, node.output[1]], **scales)
-        self._bytes[node.output[0]] = y
-        self.done.add(node.name)
+        op, given, last = opset.FBS_CONV_INT8, opset.FBS_CONV.given(node.input), node
+        x, y = self._as_held(given["X"]), self._as_bytes(node.output[0])
+        scales: dict[str, Any] = {"x_step": x.step, "x_zero": x.zero}  # as _put has it
+        given["X"] = x.name
+        given["W"], given["S"] = self._weight(given["W"])
+        if self._is_smaller_in_int8(given["A"]):
+            given["A"], given["Q"] = self._weight(given["A"], axis=1)
+        if given.get("E"):
+            left_out = self._left_out(node, x.step).astype(np.int32)
+            given["E"] = self._constant(f"{node.name}.left_out.int32", left_out)
+        if node.name in self._behind:
+            op, last = opset.FBS_CONV_DEPTHWISE_INT8, self._behind[node.name]
+            scales |= {"between_step": y.step, "between_zero": y.zero}
+            scales |= {f"depthwise_{name}": value for name, value in attributes_of(last).items() if name != "channels"}
+            given["V"], given["G"] = self._weight(last.input[2])
+            given["F"] = last.input[3]
+            y = self._as_bytes(last.output[0])
+        inputs = [given.get(tensor.name, "") for tensor in op.inputs]
+        while not inputs[-1]:
+            inputs.pop()
+        self._put(op, node, inputs, [y.name, node.output[1]], **scales, y_step=y.step, y_zero=y.zero)
+        self._bytes[last.output[0]] = y
+        self.done.update((node.name, last.name))
+
+    def _left_out(self, node: NodeProto, step: float) -> Array:
+        """E of an FBSConv in steps of X, whole numbers; empty without one."""
+        name = opset.FBS_CONV.given(node.input).get("E")
+        return np.rint(numpy_helper.to_array(self._held[name]) / step) if name else np.empty(0, np.float32)
+
+    def _is_smaller_in_int8(self, name: str) -> bool:
+        """Whether floats (C, K) take more bytes than whole numbers and a step for each of K."""
+        held = self._held[name]
+        return bool(held.data_type == TensorProto.FLOAT and held.dims[0] > 1)
 
     def _unpack(self, node: NodeProto) -> None:
         x = self._bytes[node.input[0]]
@@ -309,10 +374,13 @@ class _Rewriting:
             self._floats.add(name)
 
     def _as_bytes(self, name: str) -> _Bytes:
+        step = self._step(name)
+        return _Bytes(self._byte_name(name), step, round(-min(self._ranges[name][0], 0.0) / step))
+
+    def _step(self, name: str) -> float:
+        """That of a tensor whose range becomes 256 bytes."""
         low, high = self._ranges[name]
-        low, high = min(low, 0.0), max(high, 0.0)
-        step = float(np.float32((high - low) / 255)) or 1.0
-        return _Bytes(self._byte_name(name), step, round(-low / step))
+        return float(np.float32((max(high, 0.0) - min(low, 0.0)) / 255)) or 1.0
 
     def _byte_name(self, name: str) -> str:
         """A name for the bytes of a tensor, with its shape on record."""

@@ -18,7 +18,9 @@ __all__ = [
     "DOMAIN",
     "FBS_CONV",
     "FBS_CONV_DEPTHWISE",
+    "FBS_CONV_DEPTHWISE_INT8",
     "FBS_CONV_INT8",
+    "FBS_LAYERS",
     "FLOAT_MAX",
     "IR_VERSION",
     "LINEAR",
@@ -115,7 +117,6 @@ class Op:
         return dict(zip([tensor.name for tensor in self.inputs], values, strict=False))
 
 
-_FLOATS = "float or float16"
 _FLOATS_OR_BYTES = "float, float16 or int8"
 
 FBS_CONV = Op(
@@ -191,15 +192,17 @@ FBS_CONV_INT8 = Op(
     name="FBSConvInt8",
     summary=(
         "FBSConv on bytes: X stands for x_step * (X - x_zero), W for S * W, and Y for y_step * (Y - y_zero), rounded "
-        "to the nearest and cut to 0 … 255. Products of X and W are summed in int32, exactly."
+        "to the nearest and cut to 0 … 255. Products of X and W are summed in int32, exactly. E counts in steps of X: "
+        "u[n,c] = x_step * mean over H, W of |X - x_zero + E[c]|, in channels that do not exist x_step * |E[c]|."
     ),
     inputs=(
         Tensor("X", "uint8", ("N", "H", "W", "Cx"), FBS_CONV.inputs[0].meaning),
         FBS_CONV.inputs[1],
         Tensor("W", "int8", ("K", "C", "kh", "kw"), "kernels, at most 65793 numbers each", constant=True),
         Tensor("S", "float", ("K",), "step of each output's W, positive", constant=True),
-        # B, A, R and D.
-        *(replace(tensor, type=_FLOATS) if tensor.name == "A" else tensor for tensor in FBS_CONV.inputs[3:-4]),
+        *FBS_CONV.inputs[3:-4],
+        replace(FBS_CONV.inputs[-4], type="int32", meaning="what X leaves out of each channel's plane, in steps of X"),
+        FBS_CONV.inputs[-1],
     ),
     outputs=(Tensor("Y", "uint8", ("N", "H'", "W'", "k"), FBS_CONV.outputs[0].meaning), FBS_CONV.outputs[1]),
     attributes=(
@@ -263,6 +266,33 @@ FBS_CONV_DEPTHWISE = Op(
         *(replace(attribute, name=f"depthwise_{attribute.name}") for attribute in _WINDOW),
     ),
 )
+
+FBS_CONV_DEPTHWISE_INT8 = Op(
+    name="FBSConvDepthwiseInt8",
+    summary=(
+        "FBSConvDepthwise on bytes: T, J = FBSConvInt8(X, I, W, S, B, A, R, D, E, Q) with between_step as its y_step "
+        "and between_zero as its y_zero, then Y = DepthwiseConv(T, J, V, F) with the attributes in depthwise_*. T "
+        "stands for between_step * (T - between_zero), V for G * V, and Y for y_step * (Y - y_zero), rounded to the "
+        "nearest and cut to 0 … 255. T need not exist as a whole."
+    ),
+    inputs=(
+        *FBS_CONV_INT8.inputs[:-3],
+        Tensor("V", "int8", ("K", "1", "kh'", "kw'"), "filters, at most 514 numbers each", constant=True),
+        Tensor("G", "float", ("K",), "step of each output's V, positive", constant=True),
+        Tensor("F", "float", ("K",), "bias behind V", constant=True),
+        *FBS_CONV_INT8.inputs[-3:],
+    ),
+    outputs=(replace(FBS_CONV_DEPTHWISE.outputs[0], type="uint8"), FBS_CONV.outputs[1]),
+    attributes=(
+        *FBS_CONV_INT8.attributes,
+        Attribute("between_step", "float", "value of one step of T, positive"),
+        Attribute("between_zero", "int", "the byte of T that is 0, from 0 to 255; padding has it too"),
+        *FBS_CONV_DEPTHWISE.attributes[len(FBS_CONV.attributes) :],
+    ),
+)
+
+FBS_LAYERS = (FBS_CONV, FBS_CONV_INT8, FBS_CONV_DEPTHWISE, FBS_CONV_DEPTHWISE_INT8)
+"""The ops that choose winners; J is the second output of each."""
 
 TO_NHWC = Op(
     name="ToNHWC",
@@ -390,7 +420,7 @@ LINEAR = Op(
 OPS = {
     op.name: op
     for op in (
-        *(FBS_CONV, FBS_CONV_INT8, FBS_CONV_DEPTHWISE, DEPTHWISE_CONV, SPARSE_CONV, TO_NHWC, MAX_POOL_NHWC),
+        *(*FBS_LAYERS, DEPTHWISE_CONV, SPARSE_CONV, TO_NHWC, MAX_POOL_NHWC),
         *(UNPACK, UNPACK_ADD, UNPACK_INT8, UNPACK_ADD_INT8, LINEAR),
     )
 }

@@ -65,12 +65,11 @@ def with_winner_outputs(model: ModelProto) -> ModelProto:
 def winner_outputs(model: ModelProto) -> dict[str, str]:
     """Layer name to the name of its J, for every FBS layer that chooses, in the file's order.
 
-    J is the second output of an FBSConv, FBSConvDepthwise or FBSConvInt8, or of the TopK of a layer that
-    `passes.spell_out_fbs` wrote.
+    J is the second output of one of `opset.FBS_LAYERS`, or of the TopK of a layer that `passes.spell_out_fbs` wrote.
     """
     found = {}
     for node in model.graph.node:
-        if is_op(node, opset.FBS_CONV, opset.FBS_CONV_DEPTHWISE, opset.FBS_CONV_INT8):
+        if is_op(node, *opset.FBS_LAYERS):
             found[node.name] = node.output[1]
         elif node.op_type == "TopK" and node.name.endswith(opset.WINNERS):
             found[node.name.removesuffix(opset.WINNERS)] = node.output[1]

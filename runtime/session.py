@@ -19,7 +19,7 @@ __all__ = ["Session"]
 # under another field, so this finds uses only. Reading the file's graph would need the onnx package.
 _NATIVE_NODES = (
     *(b"\x22\x07FBSConv", b"\x22\x0bFBSConvInt8", b"\x22\x10FBSConvDepthwise"),
-    *(b"\x22\x06Unpack", b"\x22\x0aSparseConv"),
+    *(b"\x22\x14FBSConvDepthwiseInt8", b"\x22\x06Unpack", b"\x22\x0aSparseConv"),
 )
 _QUANTIZE, _DEQUANTIZE = b"\x22\x0eQuantizeLinear", b"\x22\x10DequantizeLinear"
 _ERROR_LEVEL = 3  # ONNX Runtime's log levels: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal

@@ -18,7 +18,7 @@ from compressor.pipeline.layout import lay_out
 from compressor.pipeline.padding import pad_widths
 from compressor.pipeline.provenance import file_metadata
 from compressor.pipeline.prune import prune
-from compressor.pipeline.rounding import BYTE_WEIGHTS, HALF_PREDICTORS, HALF_WEIGHTS, round_network
+from compressor.pipeline.rounding import BYTE_WEIGHTS, HALF_PREDICTORS, HALF_WEIGHTS, INT8, round_network
 from compressor.pipeline.source import Source, dense_counterpart, open_source
 from compressor.pipeline.speedup import measure_speedup, require
 from compressor.pipeline.steps import alignment_step
@@ -163,8 +163,12 @@ def export_network(
     check_mode(shipping.sparse)  # also where filled-up widths leave nothing to decide
     image = _image_input(source, shipping)
     about = file_metadata(source, command=shipping.command)
+    unrounded = source
+    if rounding is None and shipping.int8 is not None and _has_free_predictors(source, target):
+        rounding = INT8
     if rounding is not None:
-        source, entries, note = round_network(source, data, rounding)
+        # What int8 does to the accuracy is said once, of all of it.
+        source, entries, note = round_network(source, None if rounding == INT8 else data, rounding)
         notes, about = (*notes, note), {**about, **entries}
     if data is not None and source.saved is not None and layers(source.model):
         layout = lay_out(source, data, keep_never=shipping.keep_never)
@@ -204,7 +208,8 @@ def export_network(
             float_file, int8_folder = file.path, Path(folder) / "int8"
             int8_folder.mkdir()
             file = write(path=int8_folder / output.name, int8=settings)
-            notes = (*notes, measure_accuracy(source, file.path, dataset).summary())
+            before = unrounded if rounding == INT8 else source
+            notes = (*notes, measure_accuracy(before, file.path, dataset).summary())
             if measure:
                 speeds = (measure_int8_speed(float_file, file.path, batch=1 if batch == "dynamic" else batch),)
         if (measure or require_speedup is not None) and batch in (1, "dynamic"):
@@ -242,6 +247,12 @@ def _rounding(shipping: Shipping, target: str) -> str | None:
     if option == HALF_WEIGHTS and shipping.int8 is not None:
         raise CompressorError(f"{option}: with --int8 weights are smaller still; add {HALF_PREDICTORS} instead")
     return option
+
+
+def _has_free_predictors(source: Source, target: str) -> bool:
+    """Whether there are saliency weights in float that our ops read."""
+    fixed = source.saved is not None and source.saved.fixed_point is not None
+    return target == "onnx" and not fixed and bool(layers(source.model))
 
 
 def _image_input(source: Source, shipping: Shipping) -> ImageInput | None:

@@ -15,9 +15,9 @@ from compressor.pipeline.layout import compare_accuracy
 from compressor.pipeline.prune import matching_data
 from compressor.pipeline.source import Source
 
-__all__ = ["BYTE_WEIGHTS", "HALF_PREDICTORS", "HALF_WEIGHTS", "round_network", "rounded_as"]
+__all__ = ["BYTE_WEIGHTS", "HALF_PREDICTORS", "HALF_WEIGHTS", "INT8", "round_network", "rounded_as"]
 
-BYTE_WEIGHTS, HALF_PREDICTORS, HALF_WEIGHTS = "--byte-weights", "--half-predictors", "--half-weights"
+BYTE_WEIGHTS, HALF_PREDICTORS, HALF_WEIGHTS, INT8 = "--byte-weights", "--half-predictors", "--half-weights", "--int8"
 
 # What can be rounded, and to what; the file's metadata have an entry of the first name that says the second.
 _ROUNDERS = {
@@ -30,6 +30,7 @@ _WANTED = {
     HALF_PREDICTORS: {"predictors": "float16"},
     HALF_WEIGHTS: {"predictors": "float16", "weights": "float16"},
     BYTE_WEIGHTS: {"predictors": "int8", "weights": "int8"},
+    INT8: {"predictors": "int8"},  # its weights are rounded with the planes
 }
 
 
@@ -40,7 +41,7 @@ def round_network(source: Source, data: str | None, option: str) -> tuple[Source
         source: A network with FBS attached; it stays as it is.
         data: What `compressor.data.load` takes: a trained network's accuracy before and after is counted on validation
             images. None counts nothing.
-        option: HALF_PREDICTORS; or HALF_WEIGHTS or BYTE_WEIGHTS, which round predictors and linear layers too.
+        option: HALF_PREDICTORS or INT8; or HALF_WEIGHTS or BYTE_WEIGHTS, which round predictors and linear layers too.
 
     Raises:
         CompressorError: Its weights are fixed-point numbers, or it has no FBS layers.

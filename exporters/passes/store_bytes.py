@@ -15,18 +15,15 @@ from exporters import opset
 from exporters.passes.fuse_linear import linear_of_rows
 from exporters.surgery import constant_value, fresh_name, is_op, set_input
 
-__all__ = ["store_bytes"]
+__all__ = ["store_byte_predictors", "store_bytes"]
 
 _LARGEST = 127
 _SMALLEST_STEP = np.float32(2.0**-100)  # a bias over it is still a float32
 _STEP_BYTES = 4
 _MOST_AT_A_TIME = 1 << 22  # weights that are looked at together
 # Weights of each op, their outputs' axis, and what the op calls the steps.
-_WEIGHTS = (
-    (opset.FBS_CONV, "W", 0, "P"),
-    (opset.FBS_CONV, "A", 1, "Q"),
-    (opset.LINEAR, "W", 1, "P"),
-)
+_PREDICTORS = (opset.FBS_CONV, "A", 1, "Q")
+_WEIGHTS = ((opset.FBS_CONV, "W", 0, "P"), _PREDICTORS, (opset.LINEAR, "W", 1, "P"))
 
 
 def store_bytes(graph: gs.Graph) -> int:
@@ -43,12 +40,16 @@ def store_bytes(graph: gs.Graph) -> int:
     found = sum(linear_of_rows(graph, node, lambda rows: _levels(rows.T) is not None) for node in list(graph.nodes))
     if found:
         graph.cleanup().toposort()
-    return sum(
-        _store(graph, node, op, name, axis, step_name)
-        for op, name, axis, step_name in _WEIGHTS
-        for node in graph.nodes
-        if is_op(node, op)
-    )
+    return sum(_store_all(graph, *weights) for weights in _WEIGHTS)
+
+
+def store_byte_predictors(graph: gs.Graph) -> int:
+    """Changes `graph` as `store_bytes` does, but only predictors; returns the number that became bytes."""
+    return _store_all(graph, *_PREDICTORS)
+
+
+def _store_all(graph: gs.Graph, op: opset.Op, name: str, axis: int, step_name: str) -> int:
+    return sum(_store(graph, node, op, name, axis, step_name) for node in graph.nodes if is_op(node, op))
 
 
 def _store(graph: gs.Graph, layer: gs.Node, op: opset.Op, name: str, axis: int, step_name: str) -> bool:

@@ -22,7 +22,7 @@ from exporters.passes.name_tensors import name_tensors
 from exporters.passes.push_transpose_down import push_transpose_down
 from exporters.passes.push_unpack_down import push_unpack_down
 from exporters.passes.share_means import share_means
-from exporters.passes.store_bytes import store_bytes
+from exporters.passes.store_bytes import store_byte_predictors, store_bytes
 from exporters.passes.store_halves import store_half_predictors, store_half_weights
 
 __all__ = ["Onnx", "Pass"]
@@ -68,13 +68,13 @@ class Onnx:
             lower_fbs_conv,
             push_transpose_down,
             push_unpack_down,
-            *(() if whole_weights or int8 else (keep_depthwise_packed,)),
+            *(() if whole_weights else (keep_depthwise_packed,)),
             fuse_activation,
             fuse_residual,
             *(() if whole_weights else (fuse_linear,)),
             *(() if int8 else (lay_out_input, fuse_max_pool)),
             fold_constants,
-            *(() if whole_weights or int8 else (store_bytes,)),
+            *(() if whole_weights else (store_byte_predictors if int8 else store_bytes,)),
             *(() if whole_weights else (store_half_predictors,)),
             *(
                 ()

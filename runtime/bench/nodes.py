@@ -18,7 +18,7 @@ __all__ = ["NodeTime", "profile_nodes"]
 _SEED = 0
 _WARM_UP_RUNS = 5
 _NODE_SUFFIX = "_kernel_time"
-_LAYERS = ("FBSConv", "FBSConvDepthwise", "FBSConvInt8")
+_LAYERS = ("FBSConv", "FBSConvDepthwise", "FBSConvInt8", "FBSConvDepthwiseInt8")
 
 
 @dataclass(frozen=True)

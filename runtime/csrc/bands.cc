@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kBandedPixels = 512;
 
 // A band's memory stays in the second cache level, beside weights and what is read and written.
-constexpr int64_t kBandBytes = 128 << 10;
+constexpr int64_t kBandFloats = 32 << 10;
 
 // Rows of the input that the outputs [first, last) of an axis need, within the input.
 struct Needed {
@@ -28,8 +28,8 @@ bool comes_in_bands(const Window& first, int64_t input_height, int64_t input_wid
   return first.y.outputs(input_height) * first.x.outputs(input_width) >= kBandedPixels;
 }
 
-BandPlan make_plan(const Window& first, const Window& second, int64_t input_height, int64_t input_width,
-                   int32_t stretches, int32_t pixel_bytes, int32_t max_tile) {
+BandPlan make_plan(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t stretches) {
+  const Window &first = shape.first, &second = shape.second;
   BandPlan plan = {};
   plan.input_height = input_height;
   plan.input_width = input_width;
@@ -39,7 +39,7 @@ BandPlan make_plan(const Window& first, const Window& second, int64_t input_heig
 
   const bool banded = comes_in_bands(first, input_height, input_width);
   const Axis& y = second.y;
-  const int64_t fitting = kBandBytes / (plan.between_width * pixel_bytes);
+  const int64_t fitting = kBandFloats / (plan.between_width * shape.pitch);
   const int64_t rows = banded
                            ? std::max<int64_t>(1, (fitting - (y.kernel - 1) * y.dilation - 1) / y.stride + 1)
                            : output_height;
@@ -54,9 +54,9 @@ BandPlan make_plan(const Window& first, const Window& second, int64_t input_heig
       Band band = {};
       band.kept = std::clamp<int64_t>(before.end - needed.begin, 0, needed.end - needed.begin);
       band.kept_from = band.kept == 0 ? 0 : needed.begin - before.begin;
-      band.made = make_geometry(first.y, first.x, input_height, input_width, max_tile,
+      band.made = make_geometry(first.y, first.x, input_height, input_width, shape.made_tile,
                                 {needed.begin + band.kept, needed.end, needed.begin, 0, banded});
-      band.read = make_geometry(second.y, second.x, between_height, plan.between_width, max_tile,
+      band.read = make_geometry(second.y, second.x, between_height, plan.between_width, shape.read_tile,
                                 {row, last, 0, needed.begin, banded});
       plan.most_rows = std::max(plan.most_rows, needed.end - needed.begin);
       plan.bands.push_back(std::move(band));
@@ -67,14 +67,51 @@ BandPlan make_plan(const Window& first, const Window& second, int64_t input_heig
   return plan;
 }
 
-std::shared_ptr<const BandPlan> LastPlan::get(const Window& first, const Window& second, int64_t input_height,
-                                              int64_t input_width, int32_t stretches, int32_t pixel_bytes,
-                                              int32_t max_tile) {
+// A pair of vectors reads the inputs as often as one, and both sides of a cut between rows make those that
+// both need.
+BandDivision divide_bands(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t vectors,
+                          int32_t shares) {
+  const Axis& y = shape.second.y;
+  const int64_t rows = y.outputs(shape.first.y.outputs(input_height));
+  const bool banded = comes_in_bands(shape.first, input_height, input_width);
+  const int64_t twice = std::max<int64_t>(0, (y.kernel - 1) * y.dilation + 1 - y.stride);
+  const auto most = static_cast<int32_t>(banded ? std::min<int64_t>(shares, rows) : 1);
+  BandDivision best;
+  int64_t least = 0;
+  for (int32_t stretches = 1; stretches <= most; ++stretches) {
+    const int32_t groups = std::min(shares / stretches, vectors);
+    const int64_t most_vectors = (vectors + groups - 1) / groups;
+    const int64_t made = (rows + stretches - 1) / stretches * y.stride + (stretches == 1 ? 0 : twice);
+    const int64_t cost = made * (5 * most_vectors + most_vectors % 2);
+    if (least == 0 || cost < least) {
+      least = cost;
+      best = {groups, stretches};
+    }
+  }
+  return best;
+}
+
+void share_bands(const BandDivision& division, int32_t vectors, const bool* kinds, const SharedWork& shared) {
+  int32_t count = 0;
+  for (int32_t i = 0; i < division.shares(); ++i) {
+    Share& share = shared.shares[i];
+    share = {};
+    share.first = share.next = count;
+    const int32_t group = i / division.stretches, stretch = i % division.stretches;
+    const int32_t end = vectors * (group + 1) / division.groups;
+    for (int32_t v = vectors * group / division.groups; v < end; v += shared.segments[count - 1].width) {
+      shared.segments[count++] = {v, segment_width(v, end, kinds), stretch, stretch + 1};
+    }
+    share.last = count;
+  }
+}
+
+std::shared_ptr<const BandPlan> LastPlan::get(const BandShape& shape, int64_t input_height,
+                                              int64_t input_width, int32_t stretches) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (last_ == nullptr || last_->input_height != input_height || last_->input_width != input_width ||
       last_->num_stretches() != stretches) {
-    last_ = std::make_shared<const BandPlan>(
-        make_plan(first, second, input_height, input_width, stretches, pixel_bytes, max_tile));
+    last_ = std::make_shared<const BandPlan>(make_plan(shape, input_height, input_width, stretches));
   }
   return last_;
 }

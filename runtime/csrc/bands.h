@@ -4,13 +4,22 @@
 #define COMPRESS_BANDS_H_
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "geometry.h"
+#include "shares.h"
 
 namespace compress {
+
+// The two, and what a band's memory is read and written in.
+struct BandShape {
+  Window first, second;
+  int32_t pitch;                 // floats of a pixel in a band's memory
+  int32_t made_tile, read_tile;  // most pixels of a tile of the first, and of the second
+};
 
 // Some rows of the last plane, and of the plane between what they need and no band before has made.
 struct Band {
@@ -38,16 +47,42 @@ struct BandPlan {
 // stretches do not change a bit.
 bool comes_in_bands(const Window& first, int64_t input_height, int64_t input_width);
 
-// `pixel_bytes`: a pixel's in a band's memory.
-BandPlan make_plan(const Window& first, const Window& second, int64_t input_height, int64_t input_width,
-                   int32_t stretches, int32_t pixel_bytes, int32_t max_tile);
+BandPlan make_plan(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t stretches);
+
+// How threads divide the two: the vectors of outputs, and where planes are large their rows too.
+struct BandDivision {
+  int32_t groups = 1;     // of vectors
+  int32_t stretches = 1;  // of rows
+
+  int32_t shares() const { return groups * stretches; }
+};
+
+// Between at most `shares` threads.
+BandDivision divide_bands(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t vectors,
+                          int32_t shares);
+
+// Writes the shares and segments of such a division, whose segments' tiles are their stretch.
+void share_bands(const BandDivision& division, int32_t vectors, const bool* kinds, const SharedWork& shared);
+
+// compute(band) for the bands of a segment, one after the other, in `memory` of rows of `row_floats`, in
+// which each finds the rows that it keeps.
+template <typename Compute>
+void for_each_band(const BandPlan& plan, const Segment& segment, int64_t row_floats, float* memory,
+                   const Compute& compute) {
+  const int32_t end = plan.first_band[static_cast<size_t>(segment.last_tile)];
+  for (int32_t b = plan.first_band[static_cast<size_t>(segment.first_tile)]; b < end; ++b) {
+    const Band& band = plan.bands[static_cast<size_t>(b)];
+    std::memmove(memory, memory + band.kept_from * row_floats,
+                 sizeof(float) * static_cast<size_t>(band.kept * row_floats));
+    compute(band);
+  }
+}
 
 // The plan last asked for, for any number of threads.
 class LastPlan {
  public:
-  std::shared_ptr<const BandPlan> get(const Window& first, const Window& second, int64_t input_height,
-                                      int64_t input_width, int32_t stretches, int32_t pixel_bytes,
-                                      int32_t max_tile);
+  std::shared_ptr<const BandPlan> get(const BandShape& shape, int64_t input_height, int64_t input_width,
+                                      int32_t stretches);
 
  private:
   std::mutex mutex_;

@@ -54,16 +54,12 @@ DepthwiseConv::DepthwiseConv(const DepthwiseSpec& spec, const KernelTable* kerne
     : spec_(spec),
       kernels_(kernels),
       taps_(static_cast<int32_t>(spec.weight.dims[2] * spec.weight.dims[3])),
-      channels_(static_cast<int32_t>(spec.channels)),
-      rows_(sizeof(float) * static_cast<size_t>(taps_ + 2) * static_cast<size_t>(channels_)) {
-  float* const rows = rows_.floats();
-  for (int32_t c = 0; c < channels_; ++c) {
-    for (int32_t t = 0; t < taps_; ++t) {
-      rows[int64_t{t} * channels_ + c] = spec.weight.data[int64_t{c} * taps_ + t];
-    }
+      filters_(taps_ + 2, static_cast<int32_t>(spec.channels)) {
+  for (int64_t c = 0; c < spec.channels; ++c) {
+    for (int32_t t = 0; t < taps_; ++t) filters_.row(t)[c] = spec.weight.data[c * taps_ + t];
     const float shift = spec.shift.data[c];
-    rows[int64_t{taps_} * channels_ + c] = shift;
-    rows[int64_t{taps_ + 1} * channels_ + c] = -std::clamp(shift, spec.lower, spec.upper);
+    filters_.row(taps_)[c] = shift;
+    filters_.row(taps_ + 1)[c] = -std::clamp(shift, spec.lower, spec.upper);
   }
   spec_.weight.data = spec_.shift.data = nullptr;
 }
@@ -91,7 +87,7 @@ void DepthwiseConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, fl
   const int32_t lanes = kernels_->lanes;
   const int32_t vectors = (live + lanes - 1) / lanes;
   const int32_t pitch = vectors * lanes;
-  const int64_t sample_rows = row_floats(pitch);
+  const int64_t sample_rows = filters_.floats(pitch);
   const Scratch scratch(sizeof(float) * static_cast<size_t>(samples * sample_rows));
   auto* const rows = reinterpret_cast<float*>(scratch.data());
 
@@ -101,7 +97,7 @@ void DepthwiseConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, fl
       samples >= threads ? 1 : std::clamp<int64_t>(work / kWorkPerThread, 1, geometry->num_tiles);
   const int64_t shares = std::min(parts, threads);
   for (int64_t n = 0; n < samples; ++n) {
-    gather(index.data + (index.dims[0] == 1 ? 0 : n * live), live, pitch, rows + n * sample_rows);
+    filters_.gather(index.data + (index.dims[0] == 1 ? 0 : n * live), live, pitch, rows + n * sample_rows);
   }
   const int64_t x_size = x.dims[1] * x.dims[2] * live;
   const int64_t y_size = geometry->pixels() * live;

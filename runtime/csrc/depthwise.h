@@ -38,6 +38,34 @@ std::string check_depthwise_input(const DepthwiseSpec& spec, const Tensor<float>
 // The planes of X, of shape [N, H, W, …].
 std::string check_depthwise_planes(const DepthwiseSpec& spec, const Dims& x);
 
+// What a kernel reads of each channel of a depthwise convolution, channel beside channel: its weights, tap
+// after tap, and some numbers more.
+class FilterRows {
+ public:
+  FilterRows() = default;
+  FilterRows(int32_t rows, int32_t channels)
+      : rows_(rows),
+        channels_(channels),
+        values_(sizeof(float) * static_cast<size_t>(rows) * static_cast<size_t>(channels)) {}
+
+  float* row(int32_t number) const { return values_.floats() + int64_t{number} * channels_; }
+
+  // Those of `count` channels, in rows `pitch` floats long, whose ends beyond `count` are left as they are.
+  template <typename Index>
+  void gather(const Index* channels, int32_t count, int32_t pitch, float* to) const {
+    for (int32_t r = 0; r < rows_; ++r, to += pitch) {
+      const float* const from = row(r);
+      for (int32_t j = 0; j < count; ++j) to[j] = from[channels[j]];
+    }
+  }
+  // That gather() writes.
+  int64_t floats(int32_t pitch) const { return int64_t{rows_} * pitch; }
+
+ private:
+  int32_t rows_ = 0, channels_ = 0;
+  Buffer values_;
+};
+
 class DepthwiseConv {
  public:
   // Copies what it needs out of `spec`, which must have passed check_depthwise.
@@ -52,24 +80,15 @@ class DepthwiseConv {
   // at a time. Throws std::bad_alloc.
   void run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, const Parallel& parallel) const;
 
-  // What the kernel reads of `count` channels: their weights, biases and what is added last, each
-  // `pitch` floats long, the rows beyond `count` untouched. row_floats(pitch) of them.
-  template <typename Index>
-  void gather(const Index* channels, int32_t count, int32_t pitch, float* rows) const {
-    for (const float* row = rows_.floats(); row < rows_.floats() + int64_t{taps_ + 2} * channels_;
-         row += channels_, rows += pitch) {
-      for (int32_t j = 0; j < count; ++j) rows[j] = row[channels[j]];
-    }
-  }
-  int64_t row_floats(int32_t pitch) const { return int64_t{taps_ + 2} * pitch; }
+  const FilterRows& filters() const { return filters_; }
   // A task that reads such rows.
   DepthwiseTask task(const float* rows, int32_t pitch) const;
 
  private:
   DepthwiseSpec spec_;
   const KernelTable* kernels_;
-  int32_t taps_, channels_;
-  Buffer rows_;  // [taps + 2][C]: the weights of each tap, B, and what planes of zeros become, negative
+  int32_t taps_;
+  FilterRows filters_;  // the weights of each tap, B, and what planes of zeros become, negative
   mutable LastGeometry geometry_;
 };
 

@@ -46,14 +46,8 @@ void FbsConv::choose(const Sample& sample, const Work& work, const Parallel& par
   // The bias has what is left out of every channel.
   for (int32_t c = 0; work.left_out != nullptr && c < work.channels; ++c)
     work.means[c] -= std::abs(work.left_out[c]);
-  const int64_t blocks = work.manner.saliency_parts;
-  parallel(static_cast<size_t>(blocks), [&](size_t item) {
-    const auto i = static_cast<int64_t>(item);
-    const auto first = static_cast<int32_t>(all_vectors_ * i / blocks) * lanes_;
-    const auto last = static_cast<int32_t>(all_vectors_ * (i + 1) / blocks) * lanes_;
-    predictor_.run(work.means, work.live, work.channels, saliency_bias_, spec_.saliency_slope, first, last,
-                   work.saliency);
-  });
+  predictor_.run(work.means, work.live, work.channels, saliency_bias_, spec_.saliency_slope,
+                 work.manner.saliency_parts, parallel, work.saliency);
   if (spec_.normalize != 0) scale_to_mean_one(work.saliency, outputs_);
 
   if (winners_ == outputs_) {

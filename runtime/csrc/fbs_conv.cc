@@ -13,9 +13,6 @@ namespace compress {
 
 namespace {
 
-// Vector multiply-adds of the predictor from which on several threads divide it: it waits for memory.
-constexpr int64_t kDividedSaliency = 6000;
-
 // From so many weights read per call on, they are not in the second cache level when their turn comes. Asking
 // for them while computing then gains 10-20 % (192 channels at 8x8: 168 -> 141 microseconds). Where all
 // layers together fit the last level, the processor's own guesses serve as well up to larger layers.
@@ -143,7 +140,6 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
     convolution += depthwise_->window().y.outputs(geometry.output_height) *
                    depthwise_->window().x.outputs(geometry.output_width) * depthwise_->taps() * vectors_;
   }
-  const int64_t saliency = int64_t{channels} * all_vectors_;
   const int64_t input_pixels = geometry.input_height * geometry.input_width;
   Manner manner;
   manner.every_input = channels == inputs_;
@@ -158,8 +154,15 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
     manner.shares = threads;
     divide_winograd(geometry, channels, &manner);
   }
-  if (depthwise_) divide_bands(depthwise_->window(), geometry, &manner);
-  manner.saliency_parts = saliency < kDividedSaliency ? 1 : std::min(threads, all_vectors_);
+  if (depthwise_) {
+    const BandDivision division =
+        divide_bands(band_shape(), geometry.input_height, geometry.input_width, vectors_, manner.shares);
+    manner.shares = division.shares();
+    manner.stretches = division.stretches;
+    manner.by_outputs = division.groups > 1;
+    manner.block = 0;
+  }
+  manner.saliency_parts = predictor_.parts(channels, threads);
   return manner;
 }
 
@@ -198,8 +201,7 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
   const Manner how = manner(*shape, channels, alone ? 1 : parallel.threads());
   std::shared_ptr<const BandPlan> plan;
   if (depthwise_) {
-    plan = plan_.get(window(), depthwise_->window(), x.dims[1], x.dims[2], how.stretches,
-                     kSegmentVectors * lanes_ * static_cast<int32_t>(sizeof(float)), kernels_->max_tile);
+    plan = plan_.get(band_shape(), x.dims[1], x.dims[2], how.stretches);
   }
   const ChainLink::Next next = link_.enter(how);
   const ChainLink::Next same = {nullptr, {}, next.weights_are_far};  // the sample after it is this layer's
@@ -262,7 +264,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   if (plan != nullptr) {
     const int32_t pitch = kSegmentVectors * lanes_;
     band_floats = plan->most_rows * plan->between_width * pitch;
-    work.depthwise_floats = depthwise_->row_floats(pitch);
+    work.depthwise_floats = depthwise_->filters().floats(pitch);
   }
   int64_t y_sums = 0;
   if (sample.y_means != nullptr) {

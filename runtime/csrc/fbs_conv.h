@@ -95,7 +95,7 @@ class FbsConv {
                            const float* w, int32_t end, Patches* patches) const;
 
   // The same with a depthwise convolution behind it: fbs_bands.cc.
-  void divide_bands(const Window& second, const Geometry& geometry, Manner* manner) const;
+  BandShape band_shape() const;
   void convolve_bands(const float* x, const Work& work, float* y, const Parallel& parallel) const;
   void compute_bands(const ConvTask& task, const Work& work, int32_t own, int32_t number, float* y) const;
 

@@ -1,6 +1,7 @@
 #include "int8_conv.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 
@@ -17,8 +18,12 @@ constexpr int64_t kDotsPerThread = 15000;
 // Vectors of products in the tiles that a thread takes at a time, at least: 2 microseconds.
 constexpr int64_t kDotsAtATime = 6000;
 
-// Pixels whose bytes are added up in int32: no more would fit.
+// Vectors of bytes from which on several threads add them up.
+constexpr int64_t kDividedSums = 1000;
+
+// Pixels whose bytes are added up in int32: no more would fit. Likewise with what is left out of them.
 constexpr int64_t kSumPixels = int64_t{1} << 23;
+constexpr int64_t kShiftedSumPixels = (int64_t{1} << 31) / (kMostLeftOut + 512);
 
 // Copies pixels so that each has whole groups of channels. What follows a pixel's channels is multiplied by
 // weights of 0, so it may be the next pixel's.
@@ -64,22 +69,40 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
   per_output_ = Buffer(sizeof(float) * 4 * static_cast<size_t>(padded));
   std::memset(per_output_.data(), 0, per_output_.bytes());
   float* const rows = per_output_.floats();
-  const double y_step = static_cast<double>(spec.y.step);
-  const auto y_zero = static_cast<float>(spec.y.zero);
+  const Int8Scale& made = spec.made();
+  const double y_step = static_cast<double>(made.step);
+  const auto y_zero = static_cast<float>(made.zero);
   for (int32_t o = 0; o < outputs_; ++o) {
     rows[o] = spec.layer.saliency_bias.data[o];
     rows[padded + o] = static_cast<float>(static_cast<double>(spec.weight_step.data[o]) *
                                           static_cast<double>(spec.x.step) / y_step);
     rows[2 * padded + o] = static_cast<float>(static_cast<double>(spec.layer.shift.data[o]) / y_step);
     rows[3 * padded + o] = y_zero;
-    if (spec.layer.post_shift) rows[3 * padded + o] += spec.layer.post_shift->data[o] / spec.y.step;
+    if (spec.layer.post_shift) rows[3 * padded + o] += spec.layer.post_shift->data[o] / made.step;
   }
   saliency_bias_ = rows;
   scale_ = rows + padded;
   shift_ = rows + 2 * padded;
   post_ = rows + 3 * padded;
-  lower_ = std::clamp(spec.layer.lower / spec.y.step + y_zero, 0.0f, 255.0f);
-  upper_ = std::clamp(spec.layer.upper / spec.y.step + y_zero, 0.0f, 255.0f);
+  lower_ = std::clamp(spec.layer.lower / made.step + y_zero, 0.0f, 255.0f);
+  upper_ = std::clamp(spec.layer.upper / made.step + y_zero, 0.0f, 255.0f);
+
+  // Every channel counts with what is left out of it, whether it exists or not.
+  if (spec.left_out) {
+    left_out_ = Buffer(sizeof(int32_t) * static_cast<size_t>(inputs_));
+    std::copy_n(spec.left_out->data, inputs_, reinterpret_cast<int32_t*>(left_out_.data()));
+    for (int32_t o = 0; o < outputs_; ++o) {
+      const double step =
+          spec.layer.saliency_steps ? static_cast<double>(spec.layer.saliency_steps->data[o]) : 1;
+      double sum = 0;
+      for (int64_t c = 0; c < inputs_; ++c) {
+        sum += std::abs(static_cast<double>(spec.left_out->data[c])) * step *
+               static_cast<double>(spec.layer.saliency_weight.at(c * outputs_ + o));
+      }
+      rows[o] = static_cast<float>(static_cast<double>(rows[o]) + static_cast<double>(spec.x.step) * sum);
+    }
+  }
+  if (spec.depthwise) fill_filters(*spec.depthwise);
 
   if (winners_ == outputs_) {
     Work work = {};
@@ -109,7 +132,64 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
   spec_.weight_step.data = spec_.layer.shift.data = nullptr;
   spec_.layer.saliency_weight = {nullptr, nullptr, spec.layer.saliency_weight.dims};
   spec_.layer.saliency_bias.data = nullptr;
-  if (spec_.layer.post_shift) spec_.layer.post_shift->data = nullptr;
+  for (std::optional<Tensor<float>>* const row : {&spec_.layer.post_shift, &spec_.layer.saliency_steps}) {
+    if (*row) (*row)->data = nullptr;
+  }
+  if (spec_.left_out) spec_.left_out->data = nullptr;
+  if (spec_.depthwise) {
+    spec_.depthwise->weight.data = nullptr;
+    spec_.depthwise->weight_step.data = spec_.depthwise->spec.shift.data = nullptr;
+  }
+}
+
+void FbsConvInt8::fill_filters(const Int8Depthwise& depthwise) {
+  const DepthwiseSpec& spec = depthwise.spec;
+  filter_taps_ = static_cast<int32_t>(spec.weight.dims[2] * spec.weight.dims[3]);
+  filters_ = FilterRows(filter_taps_ + 3, outputs_);
+  const double step = static_cast<double>(spec_.y.step),
+               between = static_cast<double>(depthwise.between.step);
+  for (int64_t o = 0; o < outputs_; ++o) {
+    for (int32_t t = 0; t < filter_taps_; ++t)
+      filters_.row(t)[o] = static_cast<float>(depthwise.weight.data[o * filter_taps_ + t]);
+    const float shift = spec.shift.data[o];
+    const double of_zeros = static_cast<double>(std::clamp(shift, spec.lower, spec.upper));
+    filters_.row(filter_taps_)[o] =
+        static_cast<float>(static_cast<double>(depthwise.weight_step.data[o]) * between / step);
+    filters_.row(filter_taps_ + 1)[o] = static_cast<float>(static_cast<double>(shift) / step);
+    filters_.row(filter_taps_ + 2)[o] =
+        static_cast<float>(static_cast<double>(spec_.y.zero) - of_zeros / step);
+  }
+}
+
+BandShape FbsConvInt8::band_shape() const {
+  const DepthwiseSpec& behind = spec_.depthwise->spec;
+  return {window(),
+          {behind.y(), behind.x()},
+          kMaxInt8Vectors * lanes_,
+          kernels_->int8.max_tile,
+          kernels_->max_tile};
+}
+
+// Where the planes are larger than the weights, each thread takes its part of them, and packs all weights;
+// else its part of the weights, and reads all of the planes.
+FbsConvInt8::Manner FbsConvInt8::manner(const Geometry& geometry, const Dims& x, int threads) const {
+  const auto channels = static_cast<int32_t>(x[3]);
+  int64_t dots = geometry.tap_pixels * groups_of(channels) * vectors_;
+  if (spec_.depthwise) {
+    const Dims y = spec_.y_dims(x);
+    dots += y[1] * y[2] * filter_taps_ * vectors_;
+  }
+  Manner manner;
+  manner.shares = static_cast<int32_t>(std::clamp<int64_t>(dots / kDotsPerThread, 1, std::max(1, threads)));
+  manner.by_outputs = int64_t{taps_} * outputs_ > geometry.input_height * geometry.input_width ||
+                      geometry.num_tiles < 4 * manner.shares;
+  manner.saliency_parts = predictor_.parts(channels, threads);
+  if (spec_.depthwise) {
+    const BandDivision division = divide_bands(band_shape(), x[1], x[2], vectors_, manner.shares);
+    manner.shares = division.shares();
+    manner.plan = plan_.get(band_shape(), x[1], x[2], division.stretches);
+  }
+  return manner;
 }
 
 void FbsConvInt8::run(const Tensor<uint8_t>& x, const Tensor<int64_t>& index, uint8_t* y, int64_t* j,
@@ -120,13 +200,16 @@ void FbsConvInt8::run(const Tensor<uint8_t>& x, const Tensor<int64_t>& index, ui
       geometry_.get(spec_.layer.y(), spec_.layer.x(), x.dims[1], x.dims[2], kernels_->int8.max_tile);
   const auto channels = static_cast<int32_t>(x.dims[3]);
   const int64_t x_size = x.dims[1] * x.dims[2] * x.dims[3];
-  const int64_t y_size = shape->pixels() * winners_;
+  const Dims y_dims = spec_.y_dims(x.dims);
+  const int64_t y_size = y_dims[1] * y_dims[2] * y_dims[3];
+  const bool alone = samples >= parallel.threads();  // each thread has a sample to itself
+  const Manner how = manner(*shape, x.dims, alone ? 1 : parallel.threads());
   const auto sample = [&](size_t n, const Parallel& inner) {
     const auto i = static_cast<int64_t>(n);
     run_sample(x.data + i * x_size, index.data + (index.dims[0] == 1 ? 0 : i * channels), channels, *shape,
-               y + i * y_size, j + i * winners_, inner);
+               how, y + i * y_size, j + i * winners_, inner);
   };
-  if (samples >= parallel.threads()) {
+  if (alone) {
     parallel(static_cast<size_t>(samples), [&](size_t n) { sample(n, Parallel()); });
   } else {
     for (int64_t n = 0; n < samples; ++n) sample(static_cast<size_t>(n), parallel);
@@ -134,7 +217,7 @@ void FbsConvInt8::run(const Tensor<uint8_t>& x, const Tensor<int64_t>& index, ui
 }
 
 void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t channels,
-                             const Geometry& geometry, uint8_t* y, int64_t* j,
+                             const Geometry& geometry, const Manner& manner, uint8_t* y, int64_t* j,
                              const Parallel& parallel) const {
   const int32_t padded = all_vectors_ * lanes_;
   const int32_t winners_padded = vectors_ * lanes_;
@@ -146,22 +229,31 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
   work.stored = whole_.bytes() > 0 && channels == inputs_;
   work.vector_bytes = int64_t{taps_} * work.groups * lanes_ * kGroup;
   way_.store(work.stored ? Way::kStored : Way::kPacked, std::memory_order_relaxed);
-  // Where the planes are larger than the weights, each thread takes its part of them, and packs all weights;
-  // else its part of the weights, and reads all of the planes.
-  const int64_t dots = geometry.tap_pixels * work.groups * vectors_;
+  work.manner = &manner;
   SharedWork& shared = work.shared;
-  shared.count =
-      static_cast<int32_t>(std::clamp<int64_t>(dots / kDotsPerThread, 1, std::max(1, parallel.threads())));
+  shared.count = manner.shares;
   const int64_t tile = geometry.tap_pixels * work.groups * kMaxInt8Vectors / geometry.num_tiles;
   shared.least_tiles = shared.count == 1
                            ? geometry.num_tiles
                            : static_cast<int32_t>(kDotsAtATime / std::clamp<int64_t>(tile, 1, kDotsAtATime));
-  work.by_outputs = int64_t{taps_} * outputs_ > pixels || geometry.num_tiles < 4 * shared.count;
-  work.start_size = static_cast<int64_t>(geometry.regions.size()) * kMaxInt8Vectors * lanes_;
+  size_t regions = geometry.regions.size();
+  int64_t band_floats = 0, filter_floats = 0;
+  if (manner.plan != nullptr) {
+    const int32_t pitch = kMaxInt8Vectors * lanes_;
+    band_floats = manner.plan->most_rows * manner.plan->between_width * pitch;
+    filter_floats = filters_.floats(pitch);
+    for (const Band& band : manner.plan->bands) regions = std::max(regions, band.made.regions.size());
+  }
+  work.start_size = static_cast<int64_t>(regions) * kMaxInt8Vectors * lanes_;
+  const int64_t at_a_time = left_out_.data() == nullptr ? kSumPixels : kShiftedSumPixels;
+  const bool divided = pixels * channels / lanes_ >= kDividedSums;
+  work.sum_parts = std::max<int64_t>((pixels + at_a_time - 1) / at_a_time,
+                                     divided ? std::min<int64_t>(parallel.threads(), pixels) : 1);
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     work.live_memory = carver.take<int32_t>(channels);
-    work.sums = carver.take<int32_t>(channels);
+    work.sums = carver.take<int32_t>(work.sum_parts * channels);
+    if (left_out_.data() != nullptr || spec_.x.zero != 0) work.zeros = carver.take<int32_t>(channels);
     work.means = carver.take<float>(channels);
     work.saliency = carver.take<float>(padded);
     work.ranked = winner_block_ == 1 ? work.saliency : carver.take<float>(padded);
@@ -181,6 +273,8 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
     Carver carver(memory);
     if (!work.stored) work.packed = carver.take<int8_t>(slots * kMaxInt8Vectors * work.vector_bytes);
     if (spec_.x.zero != 0) work.start = carver.take<int32_t>(slots * work.start_size);
+    work.band_memory = carver.take<float>(band_floats);
+    work.filter_rows = carver.take<float>(filter_floats);
     return carver.used();
   };
   const Scratch scratch(carve(nullptr));
@@ -191,28 +285,45 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
 
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(index[c]);
   work.live = work.live_memory;
-  choose(x, geometry, work, j);
+  choose(x, geometry, work, j, parallel);
   if (work.spread != nullptr) spread(x, pixels, channels, work.spread);
-  convolve(work.spread == nullptr ? x : work.spread, geometry, work, y, parallel);
+  const uint8_t* const from = work.spread == nullptr ? x : work.spread;
+  if (manner.plan != nullptr) {
+    convolve_bands(from, work, y, parallel);
+  } else {
+    convolve(from, geometry, work, y, parallel);
+  }
+}
+
+// Of |x + what is left out|; the bias has what is left out of every channel.
+void FbsConvInt8::take_means(const uint8_t* x, int64_t pixels, const Work& work,
+                             const Parallel& parallel) const {
+  const auto* const left_out = reinterpret_cast<const int32_t*>(left_out_.data());
+  const auto zero = static_cast<int32_t>(spec_.x.zero);
+  for (int32_t c = 0; work.zeros != nullptr && c < work.channels; ++c)
+    work.zeros[c] = left_out == nullptr ? zero : zero - left_out[work.live[c]];
+  parallel(static_cast<size_t>(work.sum_parts), [&](size_t item) {
+    const auto part = static_cast<int64_t>(item);
+    const int64_t first = pixels * part / work.sum_parts, last = pixels * (part + 1) / work.sum_parts;
+    kernels_->int8.sum_bytes(x + first * work.channels, last - first, work.channels, work.zeros,
+                             work.sums + part * work.channels);
+  });
+  const double step = static_cast<double>(spec_.x.step) / static_cast<double>(pixels);
+  for (int32_t c = 0; c < work.channels; ++c) {
+    int64_t sum = 0;
+    for (int64_t part = 0; part < work.sum_parts; ++part) sum += work.sums[part * work.channels + c];
+    work.means[c] = static_cast<float>(step * static_cast<double>(sum));
+    if (left_out != nullptr)
+      work.means[c] -= spec_.x.step * static_cast<float>(std::abs(left_out[work.live[c]]));
+  }
 }
 
 // Saliency, winners, and what the convolution needs to know of them.
-void FbsConvInt8::choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j) const {
-  const int64_t pixels = geometry.input_height * geometry.input_width;
-  const auto zero = static_cast<int32_t>(spec_.x.zero);
-  const double step = static_cast<double>(spec_.x.step) / static_cast<double>(pixels);
-  for (int64_t first = 0; first < pixels; first += kSumPixels) {
-    kernels_->int8.sum_bytes(x + first * work.channels, std::min(kSumPixels, pixels - first), work.channels,
-                             zero, work.sums);
-    for (int32_t c = 0; c < work.channels; ++c) {
-      const auto mean = static_cast<float>(step * static_cast<double>(work.sums[c]));
-      work.means[c] = first == 0 ? mean : work.means[c] + mean;
-    }
-  }
-
-  const int32_t padded = all_vectors_ * lanes_;
-  predictor_.run(work.means, work.live, work.channels, saliency_bias_, spec_.layer.saliency_slope, 0, padded,
-                 work.saliency);
+void FbsConvInt8::choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j,
+                         const Parallel& parallel) const {
+  take_means(x, geometry.input_height * geometry.input_width, work, parallel);
+  predictor_.run(work.means, work.live, work.channels, saliency_bias_, spec_.layer.saliency_slope,
+                 work.manner->saliency_parts, parallel, work.saliency);
   if (spec_.layer.normalize != 0) scale_to_mean_one(work.saliency, outputs_);
   if (winners_ == outputs_) {
     for (int32_t o = 0; o < outputs_; ++o) work.winners[o] = o;

@@ -29,11 +29,10 @@ void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* out) const {
   kernels_->int8.pack(task, 0, work.groups);
 }
 
-void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
-                           const Parallel& parallel) const {
+// All but where it writes, and of what plane.
+Int8ConvTask FbsConvInt8::conv_task(const uint8_t* x, const Work& work) const {
   Int8ConvTask task = {};
   task.x = x;
-  task.y = y;
   task.vector_stride = work.vector_bytes;
   task.groups = work.groups;
   task.pitch = work.groups * kGroup;
@@ -43,13 +42,21 @@ void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Wor
   task.lower = lower_;
   task.upper = upper_;
   task.input_zero = static_cast<int32_t>(spec_.x.zero);
+  return task;
+}
+
+void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
+                           const Parallel& parallel) const {
+  Int8ConvTask task = conv_task(x, work);
+  task.y = y;
   task.tiling = geometry.tiling();
 
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;
   const auto pack_pixels = work.stored ? 0 : static_cast<int64_t>(kPackCost * steps * taps_);
   const SharedWork& shared = work.shared;
-  divide({&geometry, vectors_, shared.count, work.by_outputs, pack_pixels}, shared.shares, shared.segments);
+  divide({&geometry, vectors_, shared.count, work.manner->by_outputs, pack_pixels}, shared.shares,
+         shared.segments);
   parallel(static_cast<size_t>(shared.count), [&](size_t number) {
     const auto own = static_cast<int32_t>(number);
     shared.walk(
@@ -64,6 +71,11 @@ const int8_t* FbsConvInt8::segment_weights(const Work& work, const Segment& segm
   return reinterpret_cast<const int8_t*>(whole_.data()) + segment.vector * work.vector_bytes;
 }
 
+void FbsConvInt8::pack_segment(const Work& work, const Segment& segment, Slot slot) const {
+  for (int32_t v = 0; v < segment.width && !work.stored; ++v)
+    pack(work, segment.vector + v, work.slot_weights(slot) + v * work.vector_bytes);
+}
+
 // The segments of a share that nobody has begun.
 void FbsConvInt8::compute_segments(const Int8ConvTask& task, const Work& work, int32_t own,
                                    int32_t share) const {
@@ -73,9 +85,7 @@ void FbsConvInt8::compute_segments(const Int8ConvTask& task, const Work& work, i
     const bool last = shared.is_last(share, s);
     const Slot slot = last ? shared.slot(share, true) : shared.slot(own, false);
     const int8_t* const w = segment_weights(work, segment, slot);
-    for (int32_t v = 0; v < segment.width && !work.stored; ++v) {
-      pack(work, segment.vector + v, work.slot_weights(slot) + v * work.vector_bytes);
-    }
+    pack_segment(work, segment, slot);
     Int8ConvTask mine = task;
     mine.start = work.slot_start(slot);
     if (mine.start != nullptr) kernels_->int8.start(mine, w, segment.width);

@@ -8,6 +8,14 @@ namespace compress {
 
 inline int32_t groups_of(int32_t channels) { return (channels + kGroup - 1) / kGroup; }
 
+// How threads divide a sample.
+struct FbsConvInt8::Manner {
+  int32_t shares = 1;
+  bool by_outputs = false;
+  int32_t saliency_parts = 1;
+  std::shared_ptr<const BandPlan> plan;  // where a depthwise convolution is behind
+};
+
 // The memory of one sample's call, carved out of one scratch buffer.
 struct FbsConvInt8::Work {
   int32_t channels, groups;
@@ -16,7 +24,9 @@ struct FbsConvInt8::Work {
   int64_t vector_bytes;  // of one vector's packed weights
 
   int32_t* live_memory;
-  int32_t* sums;
+  int32_t* sums;  // [parts of the plane][channels]
+  int64_t sum_parts;
+  int32_t* zeros;  // the byte that counts as 0 in each channel's mean; null: 0
   float* means;
   float* saliency;
   float* ranked;
@@ -30,12 +40,15 @@ struct FbsConvInt8::Work {
 
   // How threads divide it, and what a segment needs: its packed weights, and where its sums start.
   SharedWork shared;
-  bool by_outputs;
+  const Manner* manner;
   // Of each share: what its segments but the last need, and behind it what its last one does.
   SharePitch own;
   int8_t* packed;
   int32_t* start;  // null: the input's zero is 0
   int64_t start_size;
+  // And where a depthwise convolution is behind it.
+  float* band_memory;
+  float* filter_rows;
 
   int8_t* slot_weights(Slot slot) const {
     return own.of(packed, slot.share) + slot.number * kMaxInt8Vectors * vector_bytes;

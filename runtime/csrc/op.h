@@ -28,6 +28,7 @@ Api registered_api();
 void describe_fbs_conv(Op* op);
 void describe_fbs_conv_depthwise(Op* op);
 void describe_fbs_conv_int8(Op* op);
+void describe_fbs_conv_depthwise_int8(Op* op);
 void describe_depthwise_conv(Op* op);
 void describe_sparse_conv(Op* op);
 void describe_linear(Op* op);

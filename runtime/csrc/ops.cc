@@ -25,7 +25,7 @@ std::atomic<const void*> registered_table = nullptr;
 // The ops for one instruction set and number of threads, in a domain that sessions share.
 struct Registration {
   Setting setting;
-  Op ops[12];
+  Op ops[13];
   OrtCustomOpDomain* domain;
 };
 
@@ -111,6 +111,7 @@ void register_ops(const Api& api, OrtSessionOptions* options) {
   describe(&created->ops[9], setting, describe_to_nhwc);
   describe(&created->ops[10], setting, describe_max_pool);
   describe(&created->ops[11], setting, describe_fbs_conv_depthwise);
+  describe(&created->ops[12], setting, describe_fbs_conv_depthwise_int8);
   check(api.create_domain("compress", &created->domain));
   for (const Op& op : created->ops) check(api.domain_add(created->domain, &op));
   registrations->push_back(std::move(created));

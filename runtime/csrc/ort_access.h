@@ -74,6 +74,8 @@ inline constexpr ort::ElementType kElementType<uint8_t> = ort::kUint8;
 template <>
 inline constexpr ort::ElementType kElementType<int8_t> = ort::kInt8;
 template <>
+inline constexpr ort::ElementType kElementType<int32_t> = ort::kInt32;
+template <>
 inline constexpr ort::ElementType kElementType<int64_t> = ort::kInt64;
 
 inline const char* text(ort::ElementType type) {
@@ -88,6 +90,8 @@ inline const char* text(ort::ElementType type) {
       return "uint8";
     case ort::kInt8:
       return "int8";
+    case ort::kInt32:
+      return "int32";
     case ort::kInt64:
       return "int64";
   }

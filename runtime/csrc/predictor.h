@@ -7,6 +7,7 @@
 
 #include "kernels/table.h"
 #include "layer.h"
+#include "parallel.h"
 #include "scratch.h"
 
 namespace compress {
@@ -16,10 +17,13 @@ class Predictor {
   // Copies A out of `spec`, which must have passed check_layer, in the precision that it has there.
   Predictor(const LayerSpec& spec, const KernelTable* kernels);
 
-  // The predictor's part of KernelTable::saliency: s[o] of the outputs [first, last), both multiples of the
-  // vector's length, from the means of the inputs `live` and a bias padded to whole vectors.
+  // KernelTable::saliency of all outputs, from the means of the inputs `live` and a bias padded to whole
+  // vectors; in `parts` parts.
   void run(const float* means, const int32_t* live, int32_t channels, const float* bias, float slope,
-           int32_t first, int32_t last, float* s) const;
+           int32_t parts, const Parallel& parallel, float* s) const;
+
+  // That so many threads divide it in, if it is large enough.
+  int32_t parts(int32_t channels, int threads) const;
 
   // One row for each input, row_floats() floats of memory apart, whatever lies in them.
   const float* rows() const { return weight_.floats(); }

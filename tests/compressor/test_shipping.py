@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from command_line import compress
@@ -105,6 +106,11 @@ def test_an_fbs_network_becomes_int8(folder: Path, capsys: pytest.CaptureFixture
     assert "143 validation images" in line
     report = inspect_onnx(file)
     assert {node.method for node in report.nodes if node.op == "compress.FBSConvInt8"} == {"fbs+int8"}
+    model = onnx.load(file)
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    predictors = [types[node.input[5]] for node in model.graph.node if node.op_type == "FBSConvInt8"]
+    assert predictors[0] == onnx.TensorProto.FLOAT, "of one input channel: steps would take as much"
+    assert set(predictors[1:]) == {onnx.TensorProto.INT8}
     assert compress("verify", folder / "fbs.pt", file, "--data", "digits", "--images", 16) == 0
 
 

@@ -15,12 +15,12 @@ FBS = (
 """Attributes of a 1x1 layer, as ONNX text."""
 
 
-def fbs_conv(x, indices, weight, shift, saliency_weight, saliency_bias, post_shift=None, **attributes):
+def fbs_conv(x, indices, weight, shift, saliency_weight, saliency_bias, post_shift=None, left_out=0, **attributes):
     """Dense definition: unpack, convolve all, keep the winners; packed NHWC and indices in and out."""
     samples = len(x)
     outputs, channels = weight.shape[:2]
     dense = unpack(x, indices, channels).transpose(0, 3, 1, 2)
-    mean = np.abs(dense).mean(axis=(2, 3))
+    mean = np.abs(dense + np.reshape(left_out, (-1, 1, 1))).mean(axis=(2, 3))
     saliency = mean @ saliency_weight + saliency_bias
     saliency = np.where(saliency < 0, attributes["saliency_slope"] * saliency, saliency)
     if attributes["normalize"]:
@@ -46,6 +46,40 @@ def fbs_conv(x, indices, weight, shift, saliency_weight, saliency_bias, post_shi
         y = y + post_shift[winners][:, :, None, None]
     y = np.clip(y, np.float32(attributes["lower"]), np.float32(attributes["upper"]))
     return y.transpose(0, 2, 3, 1).astype(np.float32), winners
+
+
+def depthwise_conv(x, indices, weight, bias, **attributes):
+    """Dense definition: unpack, convolve all, keep those that exist; packed NHWC in and out."""
+    channels = len(weight)
+    top, left, bottom, right = attributes["pads"]
+    dense = torch.from_numpy(unpack(x, indices, channels).transpose(0, 3, 1, 2))
+    convolved = F.conv2d(
+        F.pad(dense, (left, right, top, bottom)),
+        torch.from_numpy(weight),
+        stride=attributes["strides"],
+        dilation=attributes["dilations"],
+        groups=channels,
+    ).numpy()
+    shift, bounds = bias[:, None, None], (np.float32(attributes["lower"]), np.float32(attributes["upper"]))
+    whole = np.clip(convolved + shift, *bounds) - np.clip(shift, *bounds)
+    return whole[np.arange(len(x))[:, None], indices].transpose(0, 2, 3, 1)
+
+
+def to_floats(values, step, zero=0):
+    """What bytes stand for."""
+    return np.float32(step) * (values.astype(np.float32) - zero)
+
+
+def to_bytes(values, step, zero):
+    """The bytes that stand for floats, or for what is nearest to them."""
+    return np.clip(np.rint(values / np.float32(step)) + zero, 0, 255).astype(np.uint8)
+
+
+def scale_of(values):
+    """Step and zero of bytes that stand for these floats."""
+    low, high = min(values.min(), 0), max(values.max(), 0)
+    step = np.float32((high - low) / 255)
+    return float(step), round(float(-low / step))
 
 
 def unpack(x, indices, channels):
@@ -89,18 +123,22 @@ def one_node_model(op, shape, indices, constants, attributes, *, batch) -> Model
         batch: Static size or a dimension's name.
     """
     given = {name: value for name, value in constants.items() if value is not None}
+    names = ["X", "I", *(name if name in given else "" for name in constants)]
+    while not names[-1]:
+        names.pop()
     initializers = [numpy_helper.from_array(value, name) for name, value in given.items()]
-    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, [batch, *shape])]
+    type_ = TensorProto.UINT8 if opset.OPS[op].inputs[0].type == "uint8" else TensorProto.FLOAT
+    inputs = [helper.make_tensor_value_info("X", type_, [batch, *shape])]
     if indices is None:
         inputs.append(helper.make_tensor_value_info("I", TensorProto.INT64, [batch, shape[-1]]))
     else:
         initializers.append(numpy_helper.from_array(indices, "I"))
-    outputs = [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)]
-    if op in (opset.FBS_CONV.name, opset.FBS_CONV_DEPTHWISE.name):
+    outputs = [helper.make_tensor_value_info("Y", type_, [None] * 4)]
+    if opset.OPS[op] in opset.FBS_LAYERS:
         outputs.append(helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2))
     node = helper.make_node(
         op,
-        ["X", "I", *(name if name in given else "" for name in constants)],
+        names,
         [value.name for value in outputs],
         name=op,
         domain=opset.DOMAIN,

@@ -176,6 +176,80 @@ def test_fused_body_equals_two_nodes(case, dense, batch):
     np.testing.assert_allclose(y, wanted, rtol=0, atol=RELATIVE * np.abs(wanted).max())
 
 
+INT8_CASES = {
+    "3x3": {},
+    "pointwise, strided behind": {"taps": 1, "pads": [0, 0, 0, 0], "behind": {"strides": [2, 2], "lower": 0.0}},
+    "strided, dilated behind": {"strides": [2, 1], "behind": {"dilations": [2, 1], "pads": [2, 0, 1, 2]}},
+    "unclamped": dict(opset.NO_CLAMP),
+    "predictor of 32 bits": {"predictor": np.float32},
+    "predictor of 16 bits": {"predictor": np.float16, "more": "D"},
+    "shifted": {"more": "D", "behind": RELU6},
+    "left out": {"more": "E", "behind": RELU6},
+    "shifted, left out": {"more": "DE", "predictor": np.float32, "taps": 1, "pads": [0, 0, 0, 0], "behind": RELU6},
+    "normalized, blocks": {"normalize": 1, "winner_block": 4},
+    "all win": {"winners": 12, "more": "E", "behind": RELU6},
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3, "N"])
+@pytest.mark.parametrize("dense", [False, True], ids=["packed", "dense"])
+@pytest.mark.parametrize("fused", [False, True], ids=["alone", "depthwise"])
+@pytest.mark.parametrize("case", INT8_CASES)
+def test_body_on_bytes_equals_definition(case, fused, dense, batch):
+    rng = np.random.default_rng(10)
+    changes = {"winners": 6, "upper": 6.0} | INT8_CASES[case]
+    constants = layer(rng, taps=changes.pop("taps", 3), post_shift=True)
+    behind = reference.depthwise_attributes(**changes.pop("behind", {}))
+    predictor, more = changes.pop("predictor", np.int8), changes.pop("more", "")
+    attributes = reference.fbs_attributes(**changes)
+    step, zero = 0.03, 90
+    floats, indices = packed_input(rng, 3 if batch == "N" else batch, 8 if dense else 5)
+    indices = np.broadcast_to(np.arange(8), (len(floats), 8)) if dense else indices
+    x = reference.to_bytes(floats, step, zero)
+
+    constants["W"] *= 0.1  # few values are clamped
+    constants["A"] *= 0.3
+    constants["D"] = constants["D"] if "D" in more else None
+    constants["E"] = rng.integers(-30, 200, size=8).astype(np.int32) if "E" in more else None
+    whole = in_bytes({name: constants[name] for name in "WA"}, "WA")
+    constants["W"], constants["S"] = whole["W"], whole["P"]
+    constants["A"] = whole["A"] if predictor is np.int8 else constants["A"].astype(predictor)
+    constants["Q"] = whole["Q"] if predictor is np.int8 else None
+    constants["V"] = rng.integers(-127, 128, size=(12, 1, 3, 3)).astype(np.int8)
+    constants["G"] = rng.uniform(0.001, 0.01, size=12).astype(np.float32)
+    constants["F"] = rng.normal(size=12).astype(np.float32)
+
+    weight, filters = (constants[name] * constants[by].reshape(-1, 1, 1, 1) for name, by in ("WS", "VG"))
+    saliency_weight = constants["A"].astype(np.float32) * (1 if constants["Q"] is None else constants["Q"])
+    left_out = 0 if constants["E"] is None else np.float32(step) * constants["E"]
+    given = weight, constants["B"], saliency_weight, constants["R"], constants["D"], left_out
+    wanted, winners = reference.fbs_conv(reference.to_floats(x, step, zero), indices, *given, **attributes)
+    attributes |= {"x_step": step, "x_zero": zero}
+    if fused:
+        scale = reference.scale_of(wanted)
+        between = reference.to_floats(reference.to_bytes(wanted, *scale), *scale)
+        wanted = reference.depthwise_conv(between, winners, filters, constants["F"], **behind)
+        attributes |= {f"depthwise_{name}": value for name, value in behind.items()}
+        attributes |= {"between_step": scale[0], "between_zero": scale[1]}
+    y_step, y_zero = reference.scale_of(wanted)
+    op = opset.FBS_CONV_DEPTHWISE_INT8 if fused else opset.FBS_CONV_INT8
+    model = reference.one_node_model(
+        op.name,
+        x.shape[1:],
+        np.arange(8)[None] if dense else None,
+        {tensor.name: constants[tensor.name] for tensor in op.inputs[2:]},
+        attributes | {"y_step": y_step, "y_zero": y_zero},
+        batch=batch,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    y, j = stock(model, {"X": x} if dense else {"X": x, "I": indices})
+    np.testing.assert_array_equal(j, winners)
+    differences = np.abs(y.astype(int) - reference.to_bytes(wanted, y_step, y_zero))
+    assert differences.max() <= 1, "where a value lies halfway between two"
+    assert differences.mean() <= 0.01
+    assert len(np.unique(y)) > 10
+
+
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_one_constant_row_of_indices_serves_all_samples(batch):
     rng = np.random.default_rng(1)

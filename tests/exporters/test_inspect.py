@@ -111,6 +111,32 @@ def test_a_fused_pair_is_counted_as_both():
     assert node.macs is None
 
 
+def test_a_fused_pair_on_bytes_is_counted_as_that_on_floats():
+    rng = np.random.default_rng(0)
+    shapes = {"W": (12, 8, 3, 3), "S": (12,), "B": (12,), "A": (8, 12), "R": (12,)}
+    shapes |= {"V": (12, 1, 5, 3), "G": (12,), "F": (12,), "D": (), "E": (8,), "Q": (12,)}
+    types = dict.fromkeys("WAV", np.int8) | {"E": np.int32}
+    constants = {
+        name: rng.integers(1, 100, size=shape).astype(types.get(name, np.float32)) for name, shape in shapes.items()
+    }
+    constants["D"] = None
+    behind = reference.depthwise_attributes(strides=[2, 1])
+    attributes = reference.fbs_attributes(winners=6, strides=[2, 2])
+    attributes |= {f"depthwise_{name}": value for name, value in behind.items()}
+    attributes |= {f"{name}_step": 0.5 for name in ("x", "between", "y")}
+    attributes |= {f"{name}_zero": 3 for name in ("x", "between", "y")}
+    made = reference.one_node_model("FBSConvDepthwiseInt8", (7, 5, 5), None, constants, attributes, batch="batch")
+    dims = made.graph.output[0].type.tensor_type.shape.dim
+    dims[1].dim_value, dims[2].dim_value = 1, 3
+    (node,) = inspect_model(made, "m.onnx").nodes
+    assert node.macs == 6 * 5 * 9 * 12 + 5 * 6 + 12 * 12 + 6 * 15 * 3
+    assert (node.op, node.channels_in, node.channels_out) == ("compress.FBSConvDepthwiseInt8", 5, 6)
+    assert (node.density, node.method) == (0.5, "fbs+int8")
+    weights = 12 * 8 * 9 + 8 * 12 + 12 * 15
+    assert node.parameters == weights + 3 * 12 + 8, "B, R, F and E; no steps"
+    assert node.weight_bytes == weights + 4 * (3 * 12 + 8 + 3 * 12)
+
+
 def test_file_report_holds_metadata_and_turns_into_json(tmp_path):
     made = dense()
     write_metadata(made, {"method": "l1", "density": 0.5, "preprocessing": {"mean": [0.5]}, "accuracy": None})

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from exporters.bodies import (
     depthwise_conv_body,
     fbs_conv_body,
     fbs_conv_depthwise_body,
+    fbs_conv_int8_body,
     linear_body,
     max_pool_nhwc_body,
     to_nhwc_body,
@@ -30,6 +33,7 @@ PLAIN = FBSVariant(
     byte=True,
     byte_weight=True,
 )
+ON_BYTES = replace(PLAIN, measured=False, measures=False, byte_weight=False)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,8 @@ PLAIN = FBSVariant(
     [
         fbs_conv_body(PLAIN),
         fbs_conv_depthwise_body(PLAIN, "clip", 12),
+        fbs_conv_int8_body(ON_BYTES),
+        fbs_conv_depthwise_body(ON_BYTES, "clip", 12, int8=True),
         unpack_body(),
         unpack_add_body(SumVariant("bounded", packed=True, measured=True)),
         linear_body(LinearVariant("relu", byte_weight=True)),

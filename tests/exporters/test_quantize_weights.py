@@ -13,9 +13,10 @@ import exporters
 import runtime
 from compressor.methods.fbs import layers
 from compressor.quantise import Scheme, apply, kernel_names, quantise_all
-from exporters import ExportError
+from exporters import ExportError, opset
 from exporters.fixed_point import FixedWeight, recover
 from exporters.inspect import inspect_onnx
+from exporters.int8 import Int8Settings
 from exporters.verify import verify
 
 EXAMPLE = torch.zeros(1, 3, 12, 10)
@@ -209,6 +210,19 @@ def test_macs_and_layers_are_those_of_the_float_file(exported, tmp_path):
         assert by_name[node.name].parameters == node.parameters
     assert by_name["head"].method == "int4"
     assert by_name["layer1.conv1"].method == "fbs+int4+int8"
+
+
+def test_with_int8_depthwise_convolutions_are_dense_and_predictors_are_int8(tmp_path):
+    network, weights = in_fixed_point(tiny.with_fbs(tiny.settled(tiny.Inverted()), spread=1.0), 5)
+    int8 = Int8Settings("min-max", np.random.default_rng(0).normal(size=(8, *EXAMPLE.shape[1:])).astype(np.float32))
+    exporters.export(network, EXAMPLE, tmp_path / "m.onnx", fixed_point=weights, int8=int8)
+    model = onnx.load(tmp_path / "m.onnx")
+    ops = collections.Counter(node.op_type for node in model.graph.node)
+    assert (ops["FBSConvInt8"], ops["Conv"]) == (5, 2)
+    assert {"DepthwiseConv", "FBSConvDepthwiseInt8"}.isdisjoint(ops)
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    given = [opset.FBS_CONV_INT8.given(node.input) for node in model.graph.node if node.op_type == "FBSConvInt8"]
+    assert {(types[names["A"]], types[names["Q"]]) for names in given} == {(TensorProto.INT8, TensorProto.FLOAT)}
 
 
 def test_own_kernels_get_weights_that_fold_in_every_session(exported):

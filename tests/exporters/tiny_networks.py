@@ -42,12 +42,46 @@ class Inverted(nn.Module):
 
 class InvertedBlock(nn.Sequential):
     def __init__(self, channels, middle, outputs, stride=1):
-        depthwise = nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False)
         super().__init__(
             *block(channels, middle, kernel_size=1, relu6=True),
-            *(depthwise, nn.BatchNorm2d(middle), nn.ReLU6()),
+            *depthwise(middle, stride=stride),
             *block(middle, outputs, kernel_size=1)[:2],
         )
+
+
+class Separable(nn.Module):
+    """Depthwise convolutions and 1x1 ones in turn, classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            *block(3, 8, relu6=True),
+            *depthwise(8),
+            *block(8, 16, kernel_size=1, relu6=True),
+            *depthwise(16, stride=2),
+            *block(16, 12, kernel_size=1),
+        )
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class Forked(nn.Module):
+    """Planes that a depthwise convolution and another layer read."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(*block(3, 16, stride=2, relu6=True))
+        self.depthwise = nn.Sequential(*depthwise(16))
+        self.project = nn.Sequential(*block(16, 12, kernel_size=1)[:2])
+        self.side = nn.Sequential(*block(16, 12, kernel_size=1)[:2])
+        self.last = nn.Sequential(*block(12, 12, kernel_size=1))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(self.last(self.project(self.depthwise(x)) + self.side(x)).mean((2, 3)))
 
 
 class Residual(nn.Module):
@@ -81,6 +115,11 @@ class BasicBlock(nn.Module):
 def block(channels, outputs, *, stride=1, kernel_size=3, relu6=False):
     conv = nn.Conv2d(channels, outputs, kernel_size, stride, kernel_size // 2, bias=False)
     return conv, nn.BatchNorm2d(outputs), nn.ReLU6() if relu6 else nn.ReLU()
+
+
+def depthwise(channels, *, stride=1):
+    conv = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
+    return conv, nn.BatchNorm2d(channels), nn.ReLU6()
 
 
 def settled(network, seed=0):

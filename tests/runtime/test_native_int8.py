@@ -1,11 +1,13 @@
 """The ops on bytes on every instruction set: the same bytes, those of the function body but for rounding, refusals."""
 
+from dataclasses import replace
+
 import native_reference as reference
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from native_reference import FLOAT_MAX, int8_model, make_bytes, make_int8_layer
+from native_reference import FLOAT_MAX, int8_model, make_bytes, make_int8_depthwise, make_int8_layer
 
 from exporters.functions import attach_functions
 
@@ -21,6 +23,9 @@ CASES = {
     "normalized": {"normalize": 1},
     "blocks of 16, the last small": {"winner_block": 16, "outputs": 39, "winners": 32},
     "leaky": {"saliency_slope": 0.1, "lower": -FLOAT_MAX, "y_zero": 7},
+    "planes without their constants": {"left_out": True, "lower": -FLOAT_MAX, "y_zero": 120, "normalize": 1},
+    "predictor in bytes": {"byte_predictor": True, "x_zero": 9},
+    "all that may be there": {"left_out": True, "byte_predictor": True, "post_shift": True, "x_zero": 90},
 }
 
 
@@ -51,10 +56,10 @@ def test_the_function_body_gives_the_same_but_for_halves(name, batch):
     np.testing.assert_array_equal(y, reference.open_session(bare).run(None, feeds)[0])
 
 
-@pytest.mark.parametrize("name", ["plain", "signed in and out"])
+@pytest.mark.parametrize("name", ["plain", "signed in and out", "planes without their constants", "predictor in bytes"])
 def test_it_is_the_float_layer_on_what_the_bytes_stand_for(name):
-    (layer, weights, scales), feeds = case(name)
-    y, j = reference.open_session(int8_model(layer, weights, scales)).run(None, feeds)
+    (layer, whole, scales), feeds = case(name)
+    y, j = reference.open_session(int8_model(layer, whole, scales)).run(None, feeds)
     values = (feeds["X"].astype(np.float32) - scales["x_zero"]) * np.float32(scales["x_step"])
     wanted, winners = reference.fbs_conv(layer, values, feeds["I"])
     np.testing.assert_array_equal(j, winners)
@@ -120,12 +125,29 @@ def test_an_attribute_is_refused(changes, message):
         ("S", np.ones(39, np.float32), r"S has shape \[39\]; with W of shape \[40, 24, 3, 3\] it must be \[40\]"),
         ("S", np.zeros(40, np.float32), r"S\[0\] is 0.000000; it must be a positive number"),
         ("W", np.zeros((40, 24, 60, 60), np.int8), "W has shape .* an output may sum up at most 65793 products"),
+        ("E", np.zeros(23, np.int32), r"E has shape \[23\]; it must be \[24\]"),
+        ("E", np.full(24, 65536, np.int32), r"E\[0\] is 65536; it must be from -65535 to 65535 steps of X"),
+        ("Q", -np.ones(40, np.float32), r"Q\[0\] is -1.000000; it must be positive, normal and finite"),
     ],
 )
 def test_a_constant_is_refused(name, value, message):
-    (layer, weights, scales), _ = case("plain")
+    (layer, whole, scales), _ = case("all that may be there")
     with pytest.raises(Exception, match=f"FBSConvInt8: {message}"):
-        reference.open_session(int8_model(layer, weights | {name: value}, scales))
+        reference.open_session(int8_model(layer, whole | {name: value}, scales))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("A", "A is not int8 and Q is there; it must be absent"),
+        ("Q", "A is int8 and Q is missing or no constant; it must hold a step for each output"),
+    ],
+)
+def test_a_predictor_has_steps_just_where_it_is_in_bytes(name, message):
+    (layer, whole, scales), _ = case("predictor in bytes")
+    del whole[name]
+    with pytest.raises(Exception, match=f"FBSConvInt8: {message}"):
+        reference.open_session(int8_model(layer, whole, scales))
 
 
 def test_inputs_are_refused():
@@ -135,6 +157,116 @@ def test_inputs_are_refused():
         session.run(None, {"X": feeds["X"][..., :2], "I": np.array([[0, 24]])})
     with pytest.raises(Exception, match=r"FBSConvInt8: X has shape \[1, 9, 8, 2\]|FBSConvInt8: I has shape"):
         session.run(None, {"X": feeds["X"][..., :2], "I": np.array([[0, 1], [0, 1]])})
+
+
+BEHIND = {
+    "plain": ({}, {}),
+    "an inverted residual block's": ({"kernel": (1, 1), "upper": 6.0, "x_zero": 128}, {"upper": 6.0}),
+    "strided": ({"strides": (2, 1)}, {"strides": (1, 2)}),
+    "dilated": ({"kernel": (1, 1)}, {"dilations": (2, 3), "pads": (2, 3, 2, 3), "kernel": (5, 3)}),
+    "one number": ({}, {"kernel": (1, 1)}),
+    "padding beyond the filters": ({}, {"pads": (7, 4, 3, 5)}),
+    "signed between": ({"lower": -FLOAT_MAX}, {"between_zero": 120, "lower": -FLOAT_MAX, "upper": FLOAT_MAX}),
+    "every output wins": ({"winners": 40}, {}),
+    "all that may be there": (CASES["all that may be there"], {"between_zero": 3, "lower": -1.0, "upper": 2.0}),
+}
+
+
+def behind_case(name, batch=1, size=(9, 8), live=13):
+    of_layer, of_behind = BEHIND[name]
+    rng = np.random.default_rng(len(name) + batch)
+    settings = {"winners": 20, "outputs": 40, "y_zero": 100} | of_layer
+    parts = make_int8_layer(rng, channels=24, **settings)
+    x, index = make_bytes(rng, live=live, channels=24, batch=batch, size=size)
+    return parts, make_int8_depthwise(rng, settings["outputs"], **of_behind), {"X": x, "I": index}
+
+
+def depthwise_in_bytes(behind, scales, between, winners):
+    """What the depthwise convolution makes of the winners' bytes, each number rounded to float32 where the op does."""
+    depthwise, filters, of_between = behind
+    values = between.astype(np.float64) - of_between["between_zero"]
+    chosen = np.moveaxis(filters["V"][winners][:, :, 0].astype(np.float64), 1, -1)  # (N, kh, kw, k)
+    seen = reference.taps(values, depthwise.weight.shape[2:], depthwise)
+    sums = sum(plane * chosen[:, None, None, ky, kx] for ky, kx, plane in seen).astype(np.float32)
+    step, input_step = (np.float64(np.float32(value)) for value in (scales["y_step"], of_between["between_step"]))
+    with np.errstate(over="ignore"):  # what is not clamped
+        bounds = np.float32([depthwise.lower, depthwise.upper]) / np.float32(scales["y_step"])
+    scale = (filters["G"].astype(np.float64) * input_step / step).astype(np.float32)
+    shift = (filters["F"].astype(np.float64) / step).astype(np.float32)
+    of_zeros = np.clip(filters["F"], np.float32(depthwise.lower), np.float32(depthwise.upper)).astype(np.float64)
+    post = (scales["y_zero"] - of_zeros / step).astype(np.float32)
+    scale, shift, post = (row[winners][:, None, None] for row in (scale, shift, post))
+    return np.rint(np.clip(np.clip(sums * scale + shift, *bounds) + post, 0, 255)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(9, 8), (48, 50)])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_depthwise_convolution_behind_it(name, threads, size):
+    parts, behind, feeds = behind_case(name, size=size)
+    layer, whole, scales = parts
+    alone = scales | {"y_step": behind[2]["between_step"], "y_zero": behind[2]["between_zero"]}
+    between, winners = reference.open_session(int8_model(layer, whole, alone), "generic").run(None, feeds)
+    wanted = depthwise_in_bytes(behind, scales, between, winners)
+    assert len(np.unique(wanted)) > 20
+    for isa in reference.isa_names():
+        y, j = reference.open_session(int8_model(*parts, behind=behind), isa, threads).run(None, feeds)
+        np.testing.assert_array_equal(j, winners, err_msg=isa)
+        np.testing.assert_array_equal(y, wanted, err_msg=isa)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", BEHIND)
+def test_the_body_with_a_depthwise_convolution_gives_the_same_but_for_halves(name, batch):
+    parts, behind, feeds = behind_case(name, batch)
+    bare = int8_model(*parts, behind=behind)
+    complete = attach_functions(onnx.load_model_from_string(bare)).SerializeToString()
+    stock = onnxruntime.InferenceSession(complete, providers=["CPUExecutionProvider"])
+    wanted, winners = stock.run(None, feeds)
+    y, j = reference.open_session(complete).run(None, feeds)
+    np.testing.assert_array_equal(j, winners)
+    differences = np.abs(y.astype(int) - wanted)
+    # A byte between the two convolutions that is rounded the other way changes up to as many as see it, by its weight.
+    assert differences.max() <= 3
+    assert (differences > 0).mean() <= 0.02
+    np.testing.assert_array_equal(y, reference.open_session(bare).run(None, feeds)[0])
+
+
+def test_a_steady_state_with_a_depthwise_convolution_allocates_nothing():
+    parts, behind, feeds = behind_case("an inverted residual block's", size=(48, 50))
+    session = reference.open_session(int8_model(*parts, behind=behind), threads=2)
+    assert reference.allocated_after_the_first(session, feeds) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"between_step": -1.0}, "between_step is -1.000000; it must be a positive number"),
+        ({"between_step": None}, "attribute between_step is missing; it must be a float"),
+        ({"between_zero": 256}, "between_zero is 256; it must be from 0 to 255"),
+        ({"depthwise_strides": (0, 1)}, "the depthwise convolution, its W being V and its B being F: strides is"),
+        ({"V": np.zeros((39, 1, 3, 3), np.int8)}, "the depthwise convolution, .*: W has shape"),
+        ({"V": np.zeros((40, 1, 23, 23), np.int8)}, "V has shape .* a filter may have at most 514 numbers"),
+        ({"G": np.zeros(40, np.float32)}, r"G\[0\] is 0.000000; it must be a positive number"),
+        ({"F": np.zeros(39, np.float32)}, r"the depthwise convolution, .*: B has shape \[39\]"),
+    ],
+)
+def test_a_depthwise_convolution_is_refused(changes, message):
+    parts, (depthwise, filters, between), _ = behind_case("plain")
+    filters |= {name: value for name, value in changes.items() if name in filters}
+    attributes = {name: value for name, value in changes.items() if name not in filters}
+    with pytest.raises(Exception, match=f"FBSConvDepthwiseInt8: {message}"):
+        reference.open_session(int8_model(*parts, behind=(depthwise, filters, between), **attributes))
+
+
+def test_planes_too_small_for_the_depthwise_convolution_are_refused():
+    parts, behind, feeds = behind_case("dilated")
+    depthwise, *rest = behind
+    session = reference.open_session(int8_model(*parts, behind=(replace(depthwise, pads=(0, 0, 0, 0)), *rest)))
+    with pytest.raises(
+        Exception, match=r"FBSConvDepthwiseInt8: the depthwise convolution: X has shape .* smaller than"
+    ):
+        session.run(None, feeds | {"X": feeds["X"][:, :8, :6]})
 
 
 def sum_case(channels, batch):

@@ -70,6 +70,7 @@ inline Lanes as_lanes(Vec a) { return _mm256_castps_si256(a); }
 inline Vec to_floats(Lanes a) { return _mm256_cvtepi32_ps(a); }
 inline Lanes and_lanes(Lanes a, Lanes b) { return _mm256_and_si256(a, b); }
 inline Lanes add_lanes(Lanes a, Lanes b) { return _mm256_add_epi32(a, b); }
+inline Lanes distance(Lanes a, Lanes b) { return _mm256_abs_epi32(_mm256_sub_epi32(a, b)); }
 template <int kBits>
 inline Lanes merge(Lanes a, Lanes b) {
   return _mm256_or_si256(a, _mm256_slli_epi32(b, kBits));
@@ -113,6 +114,7 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 
 #include "kernels/bytes.h"  // last: on top of what stands above
 #include "kernels/columns.h"
+#include "kernels/first_bytes.h"
 #include "kernels/halves.h"
 #include "kernels/listing.h"
 

@@ -73,6 +73,7 @@ inline Lanes as_lanes(Vec a) { return _mm512_castps_si512(a); }
 inline Vec to_floats(Lanes a) { return _mm512_cvtepi32_ps(a); }
 inline Lanes and_lanes(Lanes a, Lanes b) { return _mm512_and_si512(a, b); }
 inline Lanes add_lanes(Lanes a, Lanes b) { return _mm512_add_epi32(a, b); }
+inline Lanes distance(Lanes a, Lanes b) { return _mm512_abs_epi32(_mm512_sub_epi32(a, b)); }
 #ifdef __AVX512VNNI__
 inline constexpr int kMaxInt8Tile = 14;
 using Weights = __m512i;
@@ -113,6 +114,11 @@ inline Lanes dot(Lanes sums, Activations x, Weights w) {
 #endif
 inline Lanes load_bytes(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+// As in kernels/first_bytes.h.
+inline Lanes load_first_bytes(const uint8_t* p, int64_t count) {
+  const int lanes = count < kLanes ? static_cast<int>(count) : kLanes;
+  return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_lanes(lanes), p));
 }
 inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
   _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(count), lanes);

@@ -97,6 +97,8 @@ inline Lanes as_lanes(Vec a) {
 inline Vec to_floats(Lanes a) { return __builtin_convertvector(a, Vec); }
 inline Lanes and_lanes(Lanes a, Lanes b) { return a & b; }
 inline Lanes add_lanes(Lanes a, Lanes b) { return a + b; }
+// |a - b|
+inline Lanes distance(Lanes a, Lanes b) { return a < b ? b - a : a - b; }
 // a, with b's bits moved up by kBits among them.
 template <int kBits>
 inline Lanes merge(Lanes a, Lanes b) {
@@ -136,6 +138,7 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 
 #include "kernels/bytes.h"  // last: on top of what stands above
 #include "kernels/columns.h"
+#include "kernels/first_bytes.h"
 #include "kernels/halves.h"
 #include "kernels/listing.h"
 

@@ -79,6 +79,7 @@ inline Lanes as_lanes(Vec a) { return vreinterpretq_s32_f32(a); }
 inline Vec to_floats(Lanes a) { return vcvtq_f32_s32(a); }
 inline Lanes and_lanes(Lanes a, Lanes b) { return vandq_s32(a, b); }
 inline Lanes add_lanes(Lanes a, Lanes b) { return vaddq_s32(a, b); }
+inline Lanes distance(Lanes a, Lanes b) { return vabdq_s32(a, b); }
 template <int kBits>
 inline Lanes merge(Lanes a, Lanes b) {
   return vorrq_s32(a, kBits == 0 ? b : vshlq_n_s32(b, kBits));
@@ -120,6 +121,7 @@ inline void store_bytes(uint8_t* p, Lanes lanes, int count) {
 
 #include "kernels/bytes.h"  // last: on top of what stands above
 #include "kernels/columns.h"
+#include "kernels/first_bytes.h"
 #include "kernels/halves.h"
 #include "kernels/listing.h"
 

@@ -10,17 +10,13 @@ namespace {
 
 using compress::DepthwiseTask;
 
-// Channels [c, c + kLanes) of one tile; `kPart`: only the first `left` of them exist.
-// `row_sums`: DepthwiseTask's, of these channels in this row, or null.
-template <template <typename, int> class Pixels, int kPixels, bool kPart>
-inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& region, const PixelTile& tile,
-                             int c, int left, float* row_sums) {
+// Adds the products of channels [c, c + kLanes) to a tile's sums; `kPart`: only the first `left` of them
+// exist. `pixels`: of the input, as for_each_tile sets them.
+template <template <typename, int> class Pixels, int kPixels, bool kPart, typename Task>
+COMPRESS_INLINE void add_taps(const Task& task, const compress::Region& region, const float* const* pixels,
+                              int c, int left, Vec (&sums)[kPixels]) {
   const int64_t pitch = task.pitch;
-  const Pixels<const float, kPixels> x(tile.x, pitch * task.tiling.input_step_x);
-  Vec sums[kPixels];
-  const Vec bias = load(task.bias + c);
-#pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) sums[p] = bias;
+  const Pixels<const float, kPixels> x(pixels, pitch * task.tiling.input_step_x);
   for (int r = 0; r < region.num_runs; ++r) {
     const compress::Run run = region.runs[r];
     int64_t offset = static_cast<int64_t>(run.pixel) * pitch + c;
@@ -35,6 +31,18 @@ inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& 
       }
     }
   }
+}
+
+// All that becomes of these channels.
+// `row_sums`: DepthwiseTask's, of these channels in this row, or null.
+template <template <typename, int> class Pixels, int kPixels, bool kPart>
+inline void depthwise_vector(const DepthwiseTask& task, const compress::Region& region, const PixelTile& tile,
+                             int c, int left, float* row_sums) {
+  Vec sums[kPixels];
+  const Vec bias = load(task.bias + c);
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) sums[p] = bias;
+  add_taps<Pixels, kPixels, kPart>(task, region, tile.x, c, left, sums);
   const Vec lower = broadcast(&task.lower), upper = broadcast(&task.upper), post = load(task.post + c);
   const auto y = moved(Pixels<float, kPixels>(tile.y, task.k), c);
 #pragma GCC unroll 16

@@ -20,17 +20,36 @@ constexpr int64_t kStartPitch = int64_t{compress::kMaxInt8Vectors} * kLanes;
 constexpr int kLineBytes = 64;
 constexpr int kGroupsAhead = 4;  // packed before a group's weights that were asked for are read
 
+// `Output`: bytes, or floats for a depthwise convolution.
+template <typename Output>
 struct Int8Tile {
   const uint8_t* x[kMaxInt8Tile];
-  uint8_t* y[kMaxInt8Tile];
+  Output* y[kMaxInt8Tile];
   const int8_t* w;
 };
 
-// Values from 0 to 255 to a byte in each lane, which its low 8 bits are. Adding 1.5 * 2^23 leaves no bits for
-// fractions, so the addition itself rounds.
-inline Lanes round_to_bytes(Vec value) {
-  constexpr float kRound = 12582912.0f;
-  return as_lanes(add(value, broadcast(&kRound)));
+// What for_each_tile reads.
+template <typename Output>
+struct Int8Planes {
+  const uint8_t* x;
+  Output* y;
+  int32_t pitch, k;
+  const compress::Tiling& tiling;
+};
+
+// Adding it leaves no bits for fractions, so the addition itself rounds: 1.5 * 2^23.
+constexpr float kRound = 12582912.0f;
+
+// Values from 0 to 255 to a byte in each lane, which its low 8 bits are.
+inline Lanes round_to_bytes(Vec value) { return as_lanes(add(value, broadcast(&kRound))); }
+
+// Stores them, of the first `left` lanes; or, of all, the floats that they are, minus task.floats_zero.
+inline void store_rounded(const Int8ConvTask&, uint8_t* y, Vec value, int left) {
+  store_bytes(y, round_to_bytes(value), left);
+}
+inline void store_rounded(const Int8ConvTask& task, float* y, Vec value, int /*left*/) {
+  const float back = kRound + task.floats_zero;  // exact
+  store(y, sub(add(value, broadcast(&kRound)), broadcast(&back)));
 }
 
 template <int kVectors, int kPixels>
@@ -47,8 +66,9 @@ COMPRESS_INLINE void add_group(const uint8_t* const* x, int64_t offset, const in
   }
 }
 
-template <int kVectors, int kPixels>
-void conv_int8_tile(const Int8ConvTask& task, const Region& region, const Int8Tile& tile, int first_output) {
+template <typename Output, int kVectors, int kPixels>
+void conv_int8_tile(const Int8ConvTask& task, const Region& region, const Int8Tile<Output>& tile,
+                    int first_output) {
   constexpr int kPartial = num_partial_sums(kPixels);
   Lanes sums[kPartial][kPixels][kVectors];
 #pragma GCC unroll 4
@@ -101,38 +121,51 @@ void conv_int8_tile(const Int8ConvTask& task, const Region& region, const Int8Ti
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p) {
       const Vec value = clamp(add(mul(to_floats(sums[0][p][v]), scale), bias), lower, upper);
-      store_bytes(tile.y[p] + v * kLanes, round_to_bytes(value), left - v * kLanes);
+      store_rounded(task, tile.y[p] + v * kLanes, value, left - v * kLanes);
     }
   }
 }
 
-using Int8TileFunction = void (*)(const Int8ConvTask&, const Region&, const Int8Tile&, int);
+template <typename Output>
+using Int8TileFunction = void (*)(const Int8ConvTask&, const Region&, const Int8Tile<Output>&, int);
 
-template <int kVectors, int kPixels = kMaxInt8Tile>
-Int8TileFunction int8_tile_function(int pixels) {
-  if (pixels == kPixels) return conv_int8_tile<kVectors, kPixels>;
+template <typename Output, int kVectors, int kPixels = kMaxInt8Tile>
+Int8TileFunction<Output> int8_tile_function(int pixels) {
+  if (pixels == kPixels) return conv_int8_tile<Output, kVectors, kPixels>;
   if constexpr (kPixels > 1) {
-    return int8_tile_function<kVectors, kPixels - 1>(pixels);
+    return int8_tile_function<Output, kVectors, kPixels - 1>(pixels);
   } else {
     return nullptr;
   }
 }
 
-void conv_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors, int first_tile,
-               int last_tile) {
+template <typename Output>
+inline void conv_int8_to(Output* y, const Int8ConvTask& task, const int8_t* w, int first_vector,
+                         int num_vectors, int first_tile, int last_tile) {
   const int first_output = first_vector * kLanes;
-  Int8Tile tile;
+  const Int8Planes<Output> planes = {task.x, y, task.pitch, task.k, task.tiling};
+  Int8Tile<Output> tile;
   tile.w = w;
   int known_pixels = 0;
-  Int8TileFunction function = nullptr;
-  for_each_tile(
-      task, first_output, first_tile, last_tile, tile, [&](const Region& region, int, int pixels, bool) {
-        if (pixels != known_pixels) {
-          known_pixels = pixels;
-          function = num_vectors == 2 ? int8_tile_function<2>(pixels) : int8_tile_function<1>(pixels);
-        }
-        function(task, region, tile, first_output);
-      });
+  Int8TileFunction<Output> function = nullptr;
+  for_each_tile(planes, first_output, first_tile, last_tile, tile,
+                [&](const Region& region, int, int pixels, bool) {
+                  if (pixels != known_pixels) {
+                    known_pixels = pixels;
+                    function = num_vectors == 2 ? int8_tile_function<Output, 2>(pixels)
+                                                : int8_tile_function<Output, 1>(pixels);
+                  }
+                  function(task, region, tile, first_output);
+                });
+}
+
+void conv_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors, int first_tile,
+               int last_tile) {
+  if (task.floats != nullptr) {
+    conv_int8_to(task.floats, task, w, first_vector, num_vectors, first_tile, last_tile);
+  } else {
+    conv_int8_to(task.y, task, w, first_vector, num_vectors, first_tile, last_tile);
+  }
 }
 
 void start_int8(const Int8ConvTask& task, const int8_t* w, int num_vectors) {
@@ -222,39 +255,53 @@ void pack_int8(const Int8PackTask& task, int first, int last) {
   }
 }
 
-// sums[i] += |x[i] - zero_byte| for i in [first, last): compilers make vectors of it.
-inline void add_sizes(const uint8_t* x, int first, int last, int32_t zero_byte, int32_t* sums) {
-  for (int i = first; i < last; ++i) {
-    const int32_t difference = x[i] - zero_byte;
+// sums[i] += |x[i] - zeros[i]| for i < count: compilers make vectors of it.
+inline void add_sizes(const uint8_t* x, int count, const int32_t* zeros, int32_t* sums) {
+  for (int i = 0; i < count; ++i) {
+    const int32_t difference = x[i] - (zeros == nullptr ? 0 : zeros[i]);
     sums[i] += difference < 0 ? -difference : difference;
   }
 }
 
-void sum_bytes(const uint8_t* x, int64_t pixels, int32_t channels, int32_t zero_byte, int32_t* sums) {
-  int first = 0;  // of the channels that are not summed yet
-  for (; zero_byte == 0 && first + kLanes <= channels; first += kLanes) {
-    Lanes even = broadcast_lane(0), odd = even;
-    const uint8_t* from = x + first;
-    int64_t p = 0;
-    for (; p + 2 <= pixels; p += 2, from += 2 * static_cast<int64_t>(channels)) {
-      even = add_lanes(even, load_bytes(from));
-      odd = add_lanes(odd, load_bytes(from + channels));
-    }
-    if (p < pixels) even = add_lanes(even, load_bytes(from));
-    store_lanes(sums + first, add_lanes(even, odd));
-  }
-  for (int c = first; c < channels; ++c) sums[c] = 0;
-  if (first == channels) return;
+// Of kLanes channels.
+template <bool kShifted>
+inline void sum_lanes(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros,
+                      int32_t* sums) {
+  const Lanes zero = kShifted ? load_lanes(zeros) : broadcast_lane(0);
+  const auto size = [&](const uint8_t* from) {
+    return kShifted ? distance(load_bytes(from), zero) : load_bytes(from);
+  };
+  Lanes even = broadcast_lane(0), odd = even;
   int64_t p = 0;
-  constexpr int kFew = 16;
-  if (channels < kFew) {  // so many pixels at a time that there is something to make vectors of
-    int32_t several[kFew * kFew] = {};
-    for (; p + kFew <= pixels; p += kFew, x += kFew * channels)
-      add_sizes(x, 0, kFew * channels, zero_byte, several);
-    for (int i = 0; i < kFew * channels; ++i)
-      if (i % channels >= first) sums[i % channels] += several[i];
+  for (; p + 2 <= pixels; p += 2, x += 2 * static_cast<int64_t>(channels)) {
+    even = add_lanes(even, size(x));
+    odd = add_lanes(odd, size(x + channels));
   }
-  for (; p < pixels; ++p, x += channels) add_sizes(x, first, channels, zero_byte, sums);
+  if (p < pixels) even = add_lanes(even, size(x));
+  store_lanes(sums, add_lanes(even, odd));
+}
+
+void sum_bytes(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros, int32_t* sums) {
+  if (channels >= kLanes) {
+    for (int c = 0; c < channels; c += kLanes) {  // the last lanes may be summed twice
+      const int first = c < channels - kLanes ? c : channels - kLanes;
+      if (zeros == nullptr) {
+        sum_lanes<false>(x + first, pixels, channels, nullptr, sums + first);
+      } else {
+        sum_lanes<true>(x + first, pixels, channels, zeros + first, sums + first);
+      }
+    }
+    return;
+  }
+  // So many pixels at a time that there is something to make vectors of.
+  int32_t several[kLanes * kLanes] = {}, all_zeros[kLanes * kLanes];
+  for (int i = 0; zeros != nullptr && i < kLanes * channels; ++i) all_zeros[i] = zeros[i % channels];
+  int64_t p = 0;
+  for (; p + kLanes <= pixels; p += kLanes, x += kLanes * channels)
+    add_sizes(x, kLanes * channels, zeros == nullptr ? nullptr : all_zeros, several);
+  for (int c = 0; c < channels; ++c) sums[c] = 0;
+  for (int i = 0; i < kLanes * channels; ++i) sums[i % channels] += several[i];
+  for (; p < pixels; ++p, x += channels) add_sizes(x, channels, zeros, sums);
 }
 
 }  // namespace

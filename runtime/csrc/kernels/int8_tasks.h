@@ -38,6 +38,30 @@ struct Int8ConvTask {
   int32_t* start;      // [regions][kMaxInt8Vectors * lanes], of this call's vectors; null: all 0
   int32_t input_zero;  // what start_int8 works out `start` for
   Tiling tiling;
+  // For a depthwise convolution: where it is not null, not y is written but floats[p][o], the byte that y
+  // would have minus floats_zero; whole vectors, k being a multiple of lanes.
+  float* floats;
+  float floats_zero;
+};
+
+// y[p][c] = to_uint8(clamp(sum * scale[c] + shift[c], lower, upper) + post[c]), cut to 0 … 255 and rounded as
+// of Int8ConvTask, where sum = sum over taps t inside the input of x[q(p, t)][c] * w[t][c], for `channels`
+// channels of each pixel. Of x and w all are whole numbers, so few and small that no sum is rounded.
+//   x [H][W][pitch], y [pixels][k], channels up to pitch and k; w [tap][w_pitch]; scale, shift and post
+//   padded to whole vectors.
+struct Int8DepthwiseTask {
+  const float* x;
+  uint8_t* y;
+  const float* w;
+  const float* scale;
+  const float* shift;
+  const float* post;
+  int32_t w_pitch;
+  int32_t channels;
+  int32_t pitch;  // floats from input pixel to input pixel
+  int32_t k;      // bytes from output pixel to output pixel
+  float lower, upper;
+  Tiling tiling;
 };
 
 // out[t][g][lane][i] = weight of the lane's winner for tap t and the i-th channel of group g, 0 where there
@@ -89,8 +113,12 @@ struct Int8Kernels {
 
   void (*unpack)(const Int8UnpackTask& task);
 
-  // sums[c] = sum over pixels of |x[p][c] - zero|: x [pixels][channels], at most 2^23 pixels.
-  void (*sum_bytes)(const uint8_t* x, int64_t pixels, int32_t channels, int32_t zero, int32_t* sums);
+  // The tiles [first_tile, last_tile), as of KernelTable's depthwise.
+  void (*depthwise)(const Int8DepthwiseTask& task, int first_tile, int last_tile);
+
+  // sums[c] = sum over pixels of |x[p][c] - zeros[c]|, zeros null: 0. x [pixels][channels], so few pixels
+  // that the sums are below 2^31.
+  void (*sum_bytes)(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros, int32_t* sums);
 };
 
 }  // namespace compress

@@ -9,14 +9,6 @@ namespace {
 
 using compress::Int8UnpackTask;
 
-// The first `count` bytes (all where there are more lanes), 0 behind them.
-inline Lanes load_first_bytes(const uint8_t* p, int64_t count) {
-  if (count >= kLanes) return load_bytes(p);
-  uint8_t some[kLanes] = {};
-  for (int64_t i = 0; i < count; ++i) some[i] = p[i];
-  return load_bytes(some);
-}
-
 template <bool kSum>
 inline void unpack_int8_pixels(const Int8UnpackTask& task) {
   constexpr float kHighest = 255.0f;

@@ -8,6 +8,7 @@
 #include "kernels/conv.h"
 #include "kernels/depthwise.h"
 #include "kernels/int8.h"
+#include "kernels/int8_depthwise.h"
 #include "kernels/int8_unpack.h"
 #include "kernels/interleave.h"
 #include "kernels/max_pool.h"
@@ -61,6 +62,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
              .start = start_int8,
              .pack = pack_int8,
              .unpack = unpack_int8,
+             .depthwise = int8_depthwise,
              .sum_bytes = sum_bytes},
 };
 

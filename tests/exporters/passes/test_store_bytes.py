@@ -7,7 +7,7 @@ from exporters import opset
 from exporters.passes.fuse_depthwise import fuse_depthwise
 from exporters.passes.name_tensors import name_tensors
 from exporters.passes.share_means import share_means
-from exporters.passes.store_bytes import store_bytes
+from exporters.passes.store_bytes import store_byte_predictors, store_bytes
 from exporters.passes.store_halves import store_half_predictors, store_half_weights
 
 STEPS = np.array([0.75, 2.0**-20, 1 + 2.0**-9], np.float32)
@@ -71,6 +71,17 @@ def test_weights_become_bytes_where_nothing_is_lost(rewritten, names, count, tap
     case.assert_same_numbers()
     assert store_bytes(case.graph) == 0
     assert store_half_predictors(case.graph) == store_half_weights(case.graph) == 0
+    case.assert_same_numbers()
+
+
+def test_predictors_may_become_bytes_alone(rewritten):
+    rng = np.random.default_rng(0)
+    weights = {name: exact(rng) for name in "WA"}
+    case = case_of(rewritten, weight=weights["W"], saliency_weight=weights["A"])
+    assert store_byte_predictors(case.graph) == 1
+    types, rows = stored(case)
+    assert types == {"W": np.float32, "A": np.int8}
+    np.testing.assert_array_equal(rows["A"], weights["A"])
     case.assert_same_numbers()
 
 

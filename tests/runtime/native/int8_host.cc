@@ -1,8 +1,8 @@
-// Drives FbsConvInt8 and the residual sums of bytes without ONNX Runtime: ragged and random layers with a
-// fixed seed, every instruction set and number of threads held bit for bit against the first, that against
-// plain loops; damaged layers; eight threads in one layer. Built with sanitizers; every buffer has exactly
-// the size it must have, so that a read or write beyond it is seen. Prints one line and exits with 0 when all
-// is well.
+// Drives FbsConvInt8, with and without a depthwise convolution behind it, and the residual sums of bytes
+// without ONNX Runtime: ragged and random layers with a fixed seed, every instruction set and number of
+// threads held bit for bit against the first, that against plain loops; damaged layers; eight threads in one
+// layer. Built with sanitizers; every buffer has exactly the size it must have, so that a read or write
+// beyond it is seen. Prints one line and exits with 0 when all is well.
 //   compress_int8_host [random cases] [seed]
 #include <algorithm>
 #include <cmath>
@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "fbs_cases.h"
 #include "host_parts.h"
 #include "int8_conv.h"
 #include "int8_layer.h"
@@ -38,6 +39,11 @@ struct Case {
   std::vector<int8_t> w;
   std::vector<float> s, b, a, r, d;
   std::vector<compress::Half> half_a;  // the same as a, or empty
+  std::vector<int8_t> byte_a;          // likewise, in steps
+  std::vector<float> q;
+  std::vector<int32_t> e;
+  std::vector<int8_t> v;
+  std::vector<float> g, f;
   std::vector<uint8_t> x;
   std::vector<int64_t> index;
   compress::Dims x_dims, index_dims;
@@ -46,8 +52,17 @@ struct Case {
     spec.weight.data = w.data();
     spec.weight_step.data = s.data();
     spec.layer.shift.data = b.data();
-    spec.layer.saliency_weight.floats = half_a.empty() ? a.data() : nullptr;
-    spec.layer.saliency_weight.halves = half_a.empty() ? nullptr : half_a.data();
+    compress::Weights& predictor = spec.layer.saliency_weight;
+    predictor.halves = half_a.empty() ? nullptr : half_a.data();
+    predictor.bytes = byte_a.empty() ? nullptr : byte_a.data();
+    predictor.floats = half_a.empty() && byte_a.empty() ? a.data() : nullptr;
+    if (spec.layer.saliency_steps) spec.layer.saliency_steps->data = q.data();
+    if (spec.left_out) spec.left_out->data = e.data();
+    if (spec.depthwise) {
+      spec.depthwise->weight.data = v.data();
+      spec.depthwise->weight_step.data = g.data();
+      spec.depthwise->spec.shift.data = f.data();
+    }
     spec.layer.saliency_bias.data = r.data();
     if (spec.layer.post_shift) spec.layer.post_shift->data = d.data();
   }
@@ -55,7 +70,18 @@ struct Case {
   Tensor<int64_t> places() const { return {index.data(), index_dims}; }
   int64_t height() const { return spec.layer.y().outputs(x_dims[1]); }
   int64_t width() const { return spec.layer.x().outputs(x_dims[2]); }
-  size_t results() const { return static_cast<size_t>(x_dims[0] * height() * width() * spec.layer.winners); }
+  size_t results() const {
+    const compress::Dims y = spec.y_dims(x_dims);
+    return static_cast<size_t>(y[0] * y[1] * y[2] * y[3]);
+  }
+  // The layer without what is behind it.
+  Case alone() const {
+    Case c = *this;
+    c.spec.y = spec.made();
+    c.spec.depthwise.reset();
+    c.point();
+    return c;
+  }
 };
 
 struct Result {
@@ -92,6 +118,14 @@ void fill(Case& c, int64_t outputs, int64_t channels, Random& random) {
   if (random.chance(0.3)) {
     c.half_a = random.halves(channels * outputs);
     for (size_t i = 0; i < c.a.size(); ++i) c.a[i] = compress::to_float(c.half_a[i]);
+  } else if (random.chance(0.4)) {
+    c.byte_a = host::made_of_bytes(c.a, c.q, channels, outputs, 1.0f, random);
+    spec.layer.saliency_steps = Tensor<float>{nullptr, {outputs}};
+  }
+  if (random.chance(0.4)) {
+    for (int64_t i = 0; i < channels; ++i) c.e.push_back(static_cast<int32_t>(random.integer(-300, 300)));
+    if (extreme) c.e.front() = compress::kMostLeftOut;
+    spec.left_out = Tensor<int32_t>{nullptr, {channels}};
   }
   c.r = random.floats(outputs);
   for (float& value : c.r) value += 2.0f;
@@ -130,6 +164,36 @@ Case random_case(Random& random) {
   return c;
 }
 
+// A depthwise convolution behind a layer, with sums from one end of its range to the other.
+void put_behind(Case& c, Random& random) {
+  compress::Int8Depthwise depthwise;
+  compress::DepthwiseSpec& spec = depthwise.spec;
+  const int64_t outputs = c.spec.layer.outputs();
+  spec.channels = outputs;
+  do {
+    const int64_t kernel = random.one_of({1, 3, 3, 5});
+    spec.weight.dims = {outputs, 1, kernel, random.chance(0.8) ? kernel : random.one_of({1, 2, 3})};
+    spec.strides = {random.integer(1, 3), random.integer(1, 3)};
+    spec.dilations = {random.one_of({1, 1, 2}), random.one_of({1, 1, 2})};
+    for (int64_t& pad : spec.pads) pad = random.integer(0, 3);
+  } while (spec.y().outputs(c.height()) < 1 || spec.x().outputs(c.width()) < 1);
+  spec.lower = random.chance(0.7) ? 0.0f : -std::numeric_limits<float>::max();
+  spec.upper = random.chance(0.5) ? 3.0f : std::numeric_limits<float>::max();
+  spec.shift.dims = depthwise.weight_step.dims = {outputs};
+  depthwise.weight.dims = spec.weight.dims;
+  depthwise.between = c.spec.y;
+  const int64_t taps = spec.weight.dims[2] * spec.weight.dims[3];
+  const bool extreme = random.chance(0.1);
+  for (int64_t i = 0; i < outputs * taps; ++i)
+    c.v.push_back(static_cast<int8_t>(extreme ? -128 : random.integer(-128, 127)));
+  for (int64_t o = 0; o < outputs; ++o)
+    c.g.push_back(0.01f * static_cast<float>(random.integer(1, 4)) / std::sqrt(static_cast<float>(taps)));
+  c.f = random.floats(outputs);
+  c.spec.y = {0.03f, random.chance(0.3) ? 0 : random.integer(0, 255)};
+  c.spec.depthwise = depthwise;
+  c.point();
+}
+
 Case shaped_case(int64_t outputs, int64_t channels, int64_t kernel, int64_t size, Random& random) {
   Case c;
   c.spec.weight.dims = {1, 1, kernel, kernel};
@@ -150,17 +214,22 @@ std::vector<double> expected_saliency(const Case& c, int64_t n) {
   const compress::LayerSpec& layer = c.spec.layer;
   const int64_t pixels = c.x_dims[1] * c.x_dims[2], live = c.x_dims[3], outputs = layer.outputs();
   const int64_t* index = c.index.data() + (c.index_dims[0] == 1 ? 0 : n * live);
-  std::vector<double> saliency(c.r.begin(), c.r.end());
+  const auto left_out = [&](int64_t channel) { return c.e.empty() ? 0 : c.e[static_cast<size_t>(channel)]; };
+  std::vector<double> means;  // in steps of X, of every channel
+  for (int64_t channel = 0; channel < layer.inputs(); ++channel) means.push_back(std::abs(left_out(channel)));
   for (int64_t i = 0; i < live; ++i) {
     int64_t sum = 0;
     for (int64_t p = 0; p < pixels; ++p) {
-      sum += std::abs(c.x[static_cast<size_t>((n * pixels + p) * live + i)] - c.spec.x.zero);
+      sum += std::abs(c.x[static_cast<size_t>((n * pixels + p) * live + i)] - c.spec.x.zero +
+                      left_out(index[i]));
     }
-    const double mean =
-        static_cast<double>(c.spec.x.step) * static_cast<double>(sum) / static_cast<double>(pixels);
-    for (int64_t o = 0; o < outputs; ++o)
-      saliency[static_cast<size_t>(o)] +=
-          mean * static_cast<double>(c.a[static_cast<size_t>(index[i] * outputs + o)]);
+    means[static_cast<size_t>(index[i])] = static_cast<double>(sum) / static_cast<double>(pixels);
+  }
+  std::vector<double> saliency(c.r.begin(), c.r.end());
+  for (size_t i = 0; i < c.a.size(); ++i) {
+    saliency[i % static_cast<size_t>(outputs)] += static_cast<double>(c.spec.x.step) *
+                                                  means[i / static_cast<size_t>(outputs)] *
+                                                  static_cast<double>(c.a[i]);
   }
   double total = 0.0;
   for (double& value : saliency) {
@@ -219,6 +288,47 @@ void expect_bytes(const Case& c, const Result& result, const std::string& name) 
   }
 }
 
+// Likewise of a depthwise convolution, whose inputs are the bytes that the layer alone makes.
+void expect_depthwise(const Case& c, const Result& result, const Result& between, const std::string& name) {
+  const compress::Int8Depthwise& depthwise = *c.spec.depthwise;
+  const compress::DepthwiseSpec& spec = depthwise.spec;
+  const compress::Dims y_dims = c.spec.y_dims(c.x_dims);
+  const int64_t kh = spec.weight.dims[2], kw = spec.weight.dims[3], winners = c.spec.layer.winners;
+  expect(result.j == between.j, name + ": other winners than the layer alone");
+  size_t at = 0;
+  for (int64_t n = 0; n < y_dims[0]; ++n) {
+    for (int64_t oy = 0; oy < y_dims[1]; ++oy) {
+      for (int64_t ox = 0; ox < y_dims[2]; ++ox) {
+        for (int64_t k = 0; k < winners; ++k) {
+          const auto o = static_cast<size_t>(result.j[static_cast<size_t>(n * winners + k)]);
+          int64_t sum = 0;
+          for (int64_t tap = 0; tap < kh * kw; ++tap) {
+            const int64_t y = oy * spec.strides[0] - spec.pads[0] + tap / kw * spec.dilations[0];
+            const int64_t x = ox * spec.strides[1] - spec.pads[1] + tap % kw * spec.dilations[1];
+            if (y < 0 || y >= c.height() || x < 0 || x >= c.width()) continue;
+            const int64_t pixel = (n * c.height() + y) * c.width() + x;
+            sum += (between.y[static_cast<size_t>(pixel * winners + k)] - depthwise.between.zero) *
+                   c.v[o * static_cast<size_t>(kh * kw) + static_cast<size_t>(tap)];
+          }
+          const auto clamped = [&](double value) {
+            return std::clamp(value, static_cast<double>(spec.lower), static_cast<double>(spec.upper));
+          };
+          const double shift = static_cast<double>(c.f[o]);
+          double value = clamped(static_cast<double>(sum) * static_cast<double>(depthwise.between.step) *
+                                     static_cast<double>(c.g[o]) +
+                                 shift);
+          value = (value - clamped(shift)) / static_cast<double>(c.spec.y.step);
+          value = std::clamp(value + static_cast<double>(c.spec.y.zero), 0.0, 255.0);
+          expect(std::abs(result.y[at] - value) <= 0.5 + kTolerance * 255.0,
+                 name + ": byte " + std::to_string(at) + " is " + std::to_string(result.y[at]) + ", not " +
+                     std::to_string(value));
+          ++at;
+        }
+      }
+    }
+  }
+}
+
 void run_case(const Case& c, const std::string& number) {
   expect(check_int8_layer(c.spec).empty(), number + ": refused: " + check_int8_layer(c.spec));
   expect(check_int8_input(c.spec, c.input(), c.places()).empty(), number + ": input refused");
@@ -231,7 +341,12 @@ void run_case(const Case& c, const std::string& number) {
       const Result result = run(layer, c, threaded ? Parallel(3, run_on_threads, nullptr) : Parallel());
       if (first.j.empty()) {
         first = result;
-        expect_bytes(c, first, name);
+        if (c.spec.depthwise) {
+          const Case alone = c.alone();
+          expect_depthwise(c, first, run(FbsConvInt8(alone.spec, isa->kernels), alone, Parallel()), name);
+        } else {
+          expect_bytes(c, first, name);
+        }
       }
       expect(result.j == first.j, name + ": other winners than the first run");
       expect(result.y == first.y, name + ": other bytes than the first run");
@@ -265,6 +380,27 @@ void run_damaged(const Case& good) {
     c.spec.layer.post_shift.reset();
   });
   refuse("no winners", [](Case& c) { c.spec.layer.winners = 0; });
+  refuse("steps of A where it has none", [](Case& c) {
+    const bool bytes = c.spec.layer.saliency_steps.has_value();
+    c.spec.layer.saliency_steps.reset();
+    if (!bytes) c.spec.layer.saliency_steps = Tensor<float>{c.r.data(), {c.spec.layer.outputs()}};
+  });
+  if (good.spec.left_out) {
+    refuse("too few of E", [](Case& c) { c.spec.left_out->dims = {c.spec.layer.inputs() + 1}; });
+    refuse("too much left out", [](Case& c) { c.e.back() = -compress::kMostLeftOut - 1; });
+  }
+  if (!good.spec.depthwise) return;
+  refuse("between_step 0", [](Case& c) { c.spec.depthwise->between.step = 0.0f; });
+  refuse("between_zero 256", [](Case& c) { c.spec.depthwise->between.zero = 256; });
+  refuse("a step of V of 0", [](Case& c) { c.g.back() = 0.0f; });
+  refuse("too few steps of V",
+         [](Case& c) { c.spec.depthwise->weight_step.dims = {c.spec.layer.outputs() + 1}; });
+  refuse("too few biases", [](Case& c) { c.spec.depthwise->spec.shift.dims = {c.spec.layer.outputs() + 1}; });
+  refuse("filters of another layer", [](Case& c) { c.spec.depthwise->spec.channels += 1; });
+  refuse("filters too large", [](Case& c) {
+    for (compress::Dims* dims : {&c.spec.depthwise->weight.dims, &c.spec.depthwise->spec.weight.dims})
+      *dims = {c.spec.layer.outputs(), 1, 23, 23};
+  });
 }
 
 // As many products as a sum holds, all of them the largest there are.
@@ -344,7 +480,9 @@ void run_largest_sum() {
 }
 
 void run_concurrently(Random& random) {
-  const Case large = shaped_case(65, 33, 3, 14, random), small = shaped_case(17, 15, 1, 3, random);
+  Case large = shaped_case(65, 33, 3, 14, random);
+  const Case small = shaped_case(17, 15, 1, 3, random);
+  put_behind(large, random);
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
     const FbsConvInt8 layers[2] = {FbsConvInt8(large.spec, isa->kernels),
@@ -378,9 +516,15 @@ int main(int argc, char** argv) {
       run_case(shaped_case(outputs, channels, 1, 7, random), shape + ", 1x1");
     }
   }
-  run_case(shaped_case(130, 64, 3, 13, random), "large");  // enough work for several threads
+  for (const int64_t size : {13, 40}) {  // enough work for several threads
+    Case c = shaped_case(130, 64, size < 20 ? 3 : 1, size, random);
+    run_case(c, "large");
+    put_behind(c, random);
+    run_case(c, "large, something behind it");
+  }
   for (int i = 0; i < cases; ++i) {
-    const Case c = random_case(random);
+    Case c = random_case(random);
+    if (random.chance(0.5)) put_behind(c, random);
     run_case(c, "case " + std::to_string(i));
     run_damaged(c);
     run_unpack(random, "unpack " + std::to_string(i));

@@ -13,6 +13,8 @@ import runtime
 FLOAT_MAX = float(np.finfo(np.float32).max)
 INPUTS = ("X", "I", "W", "B", "A", "R", "D", "E", "U", "P", "Q")
 FUSED_INPUTS = ("X", "I", "W", "B", "A", "R", "V", "S", "D", "E", "U", "P", "Q")
+INT8_INPUTS = ("X", "I", "W", "S", "B", "A", "R", "D", "E", "Q")
+FUSED_INT8_INPUTS = ("X", "I", "W", "S", "B", "A", "R", "V", "G", "F", "D", "E", "Q")
 
 
 @dataclass(frozen=True)
@@ -239,15 +241,29 @@ def pair_model(layer, behind):
     return model.SerializeToString()
 
 
-def make_int8_layer(rng, *, x_zero=0, y_zero=0, channels=8, **settings):
-    """An FBSConv layer whose weights are whole numbers times their steps, and what FBSConvInt8 has besides."""
+def make_int8_layer(rng, *, x_zero=0, y_zero=0, channels=8, byte_predictor=False, **settings):
+    """An FBSConv layer of numbers whole in their steps, and what FBSConvInt8 has in their place and besides."""
     layer = make_layer(rng, channels=channels, **settings)
-    weight = layer.constants["W"]
-    steps = (np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127).astype(np.float32)
-    levels = np.rint(weight / steps[:, None, None, None]).astype(np.int8)
-    layer.constants["W"] = levels * steps[:, None, None, None]
     scales = {"x_step": 0.015, "x_zero": x_zero, "y_step": 0.03, "y_zero": y_zero}
-    return layer, {"W": levels, "S": steps}, scales
+    levels, steps = bytes_and_steps(layer.constants["W"], 0)
+    whole = {"W": levels, "S": steps}
+    layer.constants["W"] = levels * steps[:, None, None, None]
+    if byte_predictor:
+        whole["A"], whole["Q"] = bytes_and_steps(layer.constants["A"], 1)
+        layer.constants["A"] = whole["A"] * whole["Q"]
+    if "E" in layer.constants:
+        step = np.float32(scales["x_step"])
+        whole["E"] = np.rint(layer.constants["E"] / step).astype(np.int32)
+        layer.constants["E"] = whole["E"] * step
+    return layer, whole, scales
+
+
+def make_int8_depthwise(rng, channels, *, between_zero=0, **settings):
+    """A depthwise convolution of such numbers, what FBSConvDepthwiseInt8 has of it, and the scale of its inputs."""
+    behind = make_depthwise(rng, channels, **settings)
+    levels, steps = bytes_and_steps(behind.weight, 0)
+    behind = replace(behind, weight=levels * steps[:, None, None, None])
+    return behind, {"V": levels, "G": steps, "F": behind.bias}, {"between_step": 0.025, "between_zero": between_zero}
 
 
 def make_bytes(rng, *, live, channels, batch=1, size=(6, 5), rows=None):
@@ -255,9 +271,16 @@ def make_bytes(rng, *, live, channels, batch=1, size=(6, 5), rows=None):
     return rng.integers(0, 256, size=x.shape).astype(np.uint8), index
 
 
-def int8_model(layer, weights, scales, *, shape=("N", "H", "W", "Cx"), **attributes):
-    """A model of one FBSConvInt8 node, of what `make_int8_layer` made; None among `attributes` leaves one out."""
-    constants = {**weights, **{name: value for name, value in layer.constants.items() if name != "W"}}
+def int8_model(layer, whole, scales, *, behind=None, shape=("N", "H", "W", "Cx"), **attributes):
+    """A model of one FBSConvInt8 node, of what `make_int8_layer` made; None among `attributes` leaves one out.
+
+    With `behind`, what `make_int8_depthwise` made, of one FBSConvDepthwiseInt8.
+    """
+    op, names, constants, defaults = "FBSConvInt8", INT8_INPUTS, layer.constants | whole, layer.attributes() | scales
+    if behind is not None:
+        depthwise, filters, between = behind
+        op, names, constants = "FBSConvDepthwiseInt8", FUSED_INT8_INPUTS, constants | filters
+        defaults |= between | {f"depthwise_{name}": value for name, value in depthwise.attributes().items()}
     inputs = [
         helper.make_tensor_value_info("X", TensorProto.UINT8, shape),
         helper.make_tensor_value_info("I", TensorProto.INT64, ["M", shape[3]]),
@@ -266,8 +289,11 @@ def int8_model(layer, weights, scales, *, shape=("N", "H", "W", "Cx"), **attribu
         helper.make_tensor_value_info("Y", TensorProto.UINT8, [None] * 4),
         helper.make_tensor_value_info("J", TensorProto.INT64, [None] * 2),
     ]
-    kept = {name: value for name, value in (layer.attributes() | scales | attributes).items() if value is not None}
-    node = helper.make_node("FBSConvInt8", ["X", "I", *constants], ["Y", "J"], domain="compress", **kept)
+    kept = {name: value for name, value in (defaults | attributes).items() if value is not None}
+    given = [name if name in ("X", "I", *constants) else "" for name in names]
+    while not given[-1]:
+        given.pop()
+    node = helper.make_node(op, given, ["Y", "J"], domain="compress", **kept)
     return _model([node], inputs, outputs, [numpy_helper.from_array(value, name) for name, value in constants.items()])
 
 
