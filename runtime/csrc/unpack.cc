@@ -125,18 +125,20 @@ void unpack(const KernelTable& kernels, int64_t channels, const Tensor<float>& x
 void unpack_bytes(const KernelTable& kernels, int64_t channels, const Tensor<uint8_t>& x,
                   const Tensor<int64_t>& index, const ByteSum& sum, uint8_t* y, const Parallel& parallel) {
   const auto in_steps_of_y = [&](const Int8Scale& scale) {
-    return static_cast<float>(static_cast<double>(scale.step) / static_cast<double>(sum.y_scale.step));
+    return static_cast<double>(scale.step) / static_cast<double>(sum.y_scale.step);
   };
+  const double x_scale = in_steps_of_y(sum.x_scale), z_scale = in_steps_of_y(sum.z_scale);
   Int8UnpackTask task = {};
   task.k = static_cast<int32_t>(x.dims[3]);
   task.x_end = x.data + x.dims[0] * x.dims[1] * x.dims[2] * x.dims[3];
   task.channels = static_cast<int32_t>(channels);
   task.x_zero = static_cast<float>(sum.x_scale.zero);
-  task.x_scale = in_steps_of_y(sum.x_scale);
-  task.z_zero = static_cast<float>(sum.z_scale.zero);
-  task.z_scale = in_steps_of_y(sum.z_scale);
-  task.y_zero = static_cast<float>(sum.y_scale.zero);
-  task.lower = std::clamp(sum.lower / sum.y_scale.step + task.y_zero, 0.0f, 255.0f);
+  task.x_scale = static_cast<float>(x_scale);
+  task.z_scale = static_cast<float>(z_scale);
+  const double of_z = sum.z == nullptr ? 0.0 : z_scale * static_cast<double>(sum.z_scale.zero);
+  const auto y_zero = static_cast<double>(sum.y_scale.zero);
+  task.shift = static_cast<float>(y_zero - x_scale * static_cast<double>(sum.x_scale.zero) - of_z);
+  task.lower = std::clamp(sum.lower / sum.y_scale.step + static_cast<float>(y_zero), 0.0f, 255.0f);
   const int64_t pixels = x.dims[1] * x.dims[2];
   PlaceLists places(kernels.lanes, channels, index);
   for (int64_t n = 0; n < x.dims[0]; ++n) {

@@ -2,7 +2,7 @@
 
     pip install openvino
     python tests/benchmarks/openvino_dense.py --threads 1,4
-    python tests/benchmarks/openvino_dense.py --networks cifarnet,torchvision:resnet18 --threads 1,4 --half weights
+    python tests/benchmarks/openvino_dense.py --networks cifarnet,torchvision:resnet18 --threads 1,4 --bytes
 
 A row: the dense layer's or network's time in ONNX Runtime, how many times as fast OpenVINO runs the same dense file,
 and FBS at the density (of a layer half of the inputs live, half of the outputs win), and FBS over OpenVINO. All are
@@ -58,7 +58,9 @@ def network(folder, name, options):
     """Paths of the dense network and of the one with FBS, and an input."""
     files = [
         native_networks.exported(folder, name, None, options.batch),
-        native_networks.exported(folder, name, options.density, options.batch, half=options.half),
+        native_networks.exported(
+            folder, name, options.density, options.batch, half=options.half, in_bytes=options.bytes
+        ),
     ]
     (entry,) = open_session(str(files[0]), options_for(1)).get_inputs()
     image = np.random.default_rng(0).normal(size=(options.batch, *entry.shape[1:])).astype(np.float32)
@@ -79,19 +81,21 @@ def main():
     parser.add_argument("--density", type=float, default=0.5)
     parser.add_argument("--threads", default="1")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--half", choices=("predictors", "weights"), help="of FBS, of 16 bits")
+    rounding = parser.add_mutually_exclusive_group()
+    rounding.add_argument("--half", choices=("predictors", "weights"), help="of FBS, of 16 bits")
+    rounding.add_argument("--bytes", action="store_true", help="weights and predictors of FBS of 8 bits")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each of three comparisons in a row")
     parser.add_argument("--folder", type=Path, help="for the networks' files; a temporary one by default")
     options = parser.parse_args()
     print("| | threads | dense ms | OpenVINO | FBS | FBS over OpenVINO |\n|---|---|---|---|---|---|")
     threads = native_layers.numbers(options.threads, int)
     if options.networks is None:
-        halves = {None: "", "predictors": "A", "weights": "WA"}[options.half]
+        form = {"halves": {None: "", "predictors": "A", "weights": "WA"}[options.half], "in_bytes": options.bytes}
         for shape in SHAPES:
             model, image = dense_layer(shape, options.batch)
             for number in threads:
                 dense = bound_run(open_session(model, options_for(number)), {"x": image})
-                native, _ = fbs_run(shape, options.density, threads=number, batch=options.batch, isa="", halves=halves)
+                native, _ = fbs_run(shape, options.density, threads=number, batch=options.batch, isa="", **form)
                 show(shape.name(), number, dense, openvino_run(model, image, number), native, options.seconds)
         return
     with tempfile.TemporaryDirectory() as temporary:

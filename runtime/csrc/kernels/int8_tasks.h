@@ -79,9 +79,9 @@ struct Int8PackTask {
   int8_t* out;
 };
 
-// y[p][c] = to_uint8(clamp((x[p][i] - x_zero) * x_scale + (z[p][c] - z_zero) * z_scale + y_zero, lower, 255))
-// where i is the input of channel c; where c has none, the first product is 0. Every operation is rounded by
-// itself, so every instruction set gives the same numbers; the last one to the nearest, ties to even.
+// y[p][c] = to_uint8(clamp(x[p][i] * x_scale + z[p][c] * z_scale + shift, lower, 255)) where i is the input
+// of channel c, and x_zero stands for x[p][i] where it has none. Every operation is rounded by itself, so
+// every instruction set gives the same numbers; the last one to the nearest, ties to even.
 //   x [pixels][k], y and z [pixels][channels]; starts and spread as Places has them.
 struct Int8UnpackTask {
   const uint8_t* x;
@@ -92,9 +92,8 @@ struct Int8UnpackTask {
   int32_t channels;
   const int32_t* starts;
   const int32_t* spread;
-  float x_zero, x_scale;
-  float z_zero, z_scale;
-  float y_zero;
+  float x_zero;
+  float x_scale, z_scale, shift;
   float lower;  // 0 or more
   uint8_t* y;
 };

@@ -9,29 +9,49 @@ namespace {
 
 using compress::Int8UnpackTask;
 
-template <bool kSum>
-inline void unpack_int8_pixels(const Int8UnpackTask& task) {
+// Pixels of one block of channels after the other, so few that they stay in the first cache level.
+constexpr int64_t kUnpackedAtATime = 32;
+
+// Block b of some pixels, whose x, z and y these are; `kWhole`: a vector may be read and written anywhere.
+template <bool kSum, bool kWhole>
+inline void unpack_int8_block(const Int8UnpackTask& task, const uint8_t* x, const uint8_t* z, uint8_t* y,
+                              int64_t pixels, int b) {
   constexpr float kHighest = 255.0f;
   const Vec lower = broadcast(&task.lower), upper = broadcast(&kHighest);
-  const float minus_x_zero = -task.x_zero, minus_z_zero = -task.z_zero;
-  const Vec x_shift = broadcast(&minus_x_zero), x_scale = broadcast(&task.x_scale);
-  const Vec z_shift = broadcast(&minus_z_zero), z_scale = broadcast(&task.z_scale);
-  const Vec y_zero = broadcast(&task.y_zero);
-  const uint8_t* x = task.x;
-  const uint8_t* z = task.z;
-  uint8_t* y = task.y;
-  for (int64_t p = 0; p < task.pixels; ++p, x += task.k, y += task.channels) {
-    for (int b = 0, c = 0; c < task.channels; ++b, c += kLanes) {
-      const uint8_t* const from = x + task.starts[b];
-      const Vec value = mul(add(to_floats(load_first_bytes(from, task.x_end - from)), x_shift), x_scale);
-      Vec sum = take(zero(), value, load_lanes(task.spread + b * kLanes));
-      if constexpr (kSum) {
-        const Vec other = to_floats(load_first_bytes(z + c, task.channels - c));
-        sum = add(sum, mul(add(other, z_shift), z_scale));
-      }
-      store_bytes(y + c, round_to_bytes(clamp(add(sum, y_zero), lower, upper)), task.channels - c);
+  const Vec x_scale = broadcast(&task.x_scale), z_scale = broadcast(&task.z_scale);
+  const Vec shift = broadcast(&task.shift), absent = broadcast(&task.x_zero);
+  const Lanes places = load_lanes(task.spread + b * kLanes);
+  const int c = b * kLanes, left = task.channels - c;
+  x += task.starts[b];
+  for (int64_t p = 0; p < pixels; ++p, x += task.k, y += task.channels) {
+    const Lanes bytes = kWhole ? load_bytes(x) : load_first_bytes(x, task.x_end - x);
+    Vec sum = mul(take(absent, to_floats(bytes), places), x_scale);
+    if constexpr (kSum) {
+      const Lanes other = kWhole ? load_bytes(z + c) : load_first_bytes(z + c, left);
+      sum = add(sum, mul(to_floats(other), z_scale));
+      z += task.channels;
     }
-    if constexpr (kSum) z += task.channels;
+    const Lanes rounded = round_to_bytes(clamp(add(sum, shift), lower, upper));
+    store_bytes(y + c, rounded, kWhole ? kLanes : left);
+  }
+}
+
+template <bool kSum>
+inline void unpack_int8_pixels(const Int8UnpackTask& task) {
+  const int blocks = (task.channels + kLanes - 1) / kLanes;
+  for (int64_t first = 0; first < task.pixels; first += kUnpackedAtATime) {
+    const int64_t left = task.pixels - first, pixels = left < kUnpackedAtATime ? left : kUnpackedAtATime;
+    const uint8_t* const x = task.x + first * task.k;
+    const uint8_t* const z = kSum ? task.z + first * task.channels : nullptr;
+    uint8_t* const y = task.y + first * task.channels;
+    for (int b = 0; b < blocks; ++b) {
+      const uint8_t* const last = x + (pixels - 1) * task.k + task.starts[b];
+      if ((b + 1) * kLanes <= task.channels && task.x_end - last >= kLanes) {
+        unpack_int8_block<kSum, true>(task, x, z, y, pixels, b);
+      } else {
+        unpack_int8_block<kSum, false>(task, x, z, y, pixels, b);
+      }
+    }
   }
 }
 
