@@ -17,7 +17,6 @@ In small ones these nodes would take longer than the layer does.
 """
 
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +31,11 @@ from exporters.calibration import Array, Int8Settings, ranges_of
 from exporters.errors import ExportError
 from exporters.functions import attach_functions
 from exporters.int8 import Steps
+from exporters.int8_plan import Int8Plan, works_on_bytes
 from exporters.nodes import attributes_of, is_op
 
 __all__ = ["has_fbs_layers", "quantize_fbs"]
 
-_ON_BYTES = ("Transpose", "MaxPool")  # standard ops that give of bytes what they give of the floats they stand for
-_MOST_TERMS = 65793  # products that an int32 holds: as runtime/csrc/int8_layer.h has it
-_MOST_TAPS = 514  # of a depthwise filter: float32 holds a sum of so many products exactly
-_MOST_LEFT_OUT = 65535  # steps of X that E may be
-_NOT_FINITE = "its values are not finite on the calibration images"
-_MOST_CHEAP_WEIGHTS = 1 << 18  # of a linear layer that stays float: 0.03 ms, a megabyte
 _OURS = (opset.FBS_CONV.name, opset.DEPTHWISE_CONV.name, opset.LINEAR.name)
 _LAYERS = (*_OURS, opset.FBS_CONV_DEPTHWISE.name, "Conv", "Gemm", "MatMul")
 
@@ -78,10 +72,11 @@ def quantize_fbs(
         path = Path(folder) / "float.onnx"
         onnx.save(model, path)
         ranges = ranges_of(path, settings, (*_OURS, opset.UNPACK_ADD.name, "Gemm"))
-    rewriting = _Rewriting(model, ranges, steps or {})
+    plan = Int8Plan(model, ranges)
+    rewriting = _Rewriting(model, plan, ranges, steps or {})
     result = rewriting.run()
     left = [
-        f"{node.name} ({rewriting.refused.get(node.name, node.op_type)})"
+        f"{node.name} ({plan.refused.get(node.name, node.op_type)})"
         for node in model.graph.node
         if node.op_type in _LAYERS and node.name not in rewriting.done
     ]
@@ -112,10 +107,6 @@ def _without_means(model: ModelProto) -> ModelProto:
     return attach_functions(result)
 
 
-def _on_bytes(node: NodeProto) -> bool:
-    return not node.domain and node.op_type in _ON_BYTES
-
-
 def _steps(values: Array) -> Array:
     """A step for each row, such that its largest value is 127 of them."""
     steps = (np.abs(values).reshape(len(values), -1).max(axis=1) / 127).astype(np.float32)
@@ -123,18 +114,18 @@ def _steps(values: Array) -> Array:
 
 
 class _Rewriting:
-    """Walks over the nodes once, in their order.
+    """Does what is planned: walks over the nodes once, in their order.
 
     Attributes:
         done: Names of the layers that are int8 now.
-        refused: Name of a layer that cannot be -> why.
     """
 
-    def __init__(self, model: ModelProto, ranges: Mapping[str, tuple[float, float]], steps: Steps) -> None:
+    def __init__(
+        self, model: ModelProto, plan: Int8Plan, ranges: Mapping[str, tuple[float, float]], steps: Steps
+    ) -> None:
         graph = model.graph
         self.done: set[str] = set()
-        self.refused: dict[str, str] = {}
-        self._model, self._ranges, self._steps = model, ranges, steps
+        self._model, self._plan, self._ranges, self._steps = model, plan, ranges, steps
         self._held = {tensor.name: tensor for tensor in graph.initializer}
         self._infos = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
         self._floats = {value.name for value in graph.input}  # tensors that exist as floats
@@ -142,24 +133,21 @@ class _Rewriting:
         self._nodes: list[NodeProto] = []
         self._new: dict[str, TensorProto] = {}
         self._new_infos: list[onnx.ValueInfoProto] = []
-        self._multiplied = {node.name for node in graph.node if self._multiplies(node)}
-        self._wanted = self._wanted_as_bytes()
-        self._behind = self._depthwise_behind()
 
     def run(self) -> ModelProto:
         """The rewritten model, its functions still the old ones."""
         for node in self._model.graph.node:
-            if is_op(node, opset.FBS_CONV) and node.name not in self.refused:
+            if is_op(node, opset.FBS_CONV) and node.name not in self._plan.refused:
                 self._fbs_conv(node)
             elif is_op(node, opset.DEPTHWISE_CONV) and node.output[0] in self._bytes:
                 continue  # its layer makes them
-            elif is_op(node, opset.UNPACK) and node.output[0] in self._wanted and node.input[0] in self._bytes:
+            elif is_op(node, opset.UNPACK) and node.output[0] in self._plan.wanted and node.input[0] in self._bytes:
                 self._unpack(node)
-            elif is_op(node, opset.UNPACK_ADD) and node.output[0] in self._wanted:
+            elif is_op(node, opset.UNPACK_ADD) and node.output[0] in self._plan.wanted:
                 self._unpack_add(node)
-            elif _on_bytes(node) and node.input[0] in self._bytes:
+            elif works_on_bytes(node) and node.input[0] in self._bytes:
                 self._on_bytes(node)
-            elif node.name in self._multiplied:
+            elif node.name in self._plan.multiplied:
                 self._linear(node)
             else:
                 for name in node.input:
@@ -170,79 +158,6 @@ class _Rewriting:
             self._need_floats(value.name)
         return self._result()
 
-    def _wanted_as_bytes(self) -> set[str]:
-        """Float tensors that a layer in int8 reads in the end, through what works on bytes."""
-        wanted: set[str] = set()
-        for node in reversed(self._model.graph.node):
-            if is_op(node, opset.FBS_CONV):
-                wanted.update(node.input[:1] if self._allows(node) else ())
-            elif node.name in self._multiplied:
-                wanted.add(node.input[0])
-            elif node.output[0] in wanted:
-                if is_op(node, opset.UNPACK) or _on_bytes(node):
-                    wanted.add(node.input[0])
-                elif is_op(node, opset.UNPACK_ADD) and self._adds_bytes(node):
-                    wanted.update((node.input[0], node.input[2]))
-                else:  # made as floats
-                    wanted.discard(node.output[0])
-        return wanted
-
-    def _multiplies(self, node: NodeProto) -> bool:
-        """Whether a linear layer is one that becomes int8."""
-        linear, gemm = is_op(node, opset.LINEAR), not node.domain and node.op_type == "Gemm"
-        if not (linear or gemm) or not self._finite(node.input[0]):
-            return False
-        values = attributes_of(node)
-        plain = not values.get("transA", 0) and values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0
-        plain = plain and not values.get("average", 0)  # which averages floats
-        weight = self._held.get(node.input[2 if linear else 1])
-        if not plain or weight is None or np.prod(weight.dims) <= _MOST_CHEAP_WEIGHTS:
-            return False
-        return bool(weight.dims[1 if values.get("transB", 0) else 0] <= _MOST_TERMS)
-
-    def _adds_bytes(self, node: NodeProto) -> bool:
-        """Whether a residual sum can be one of bytes: onto dense planes."""
-        return len(node.input) == len(opset.UNPACK_ADD_INT8.inputs) and self._finite(*node.input[::2], node.output[0])
-
-    def _finite(self, *names: str) -> bool:
-        return all(np.isfinite(self._ranges.get(name, (np.nan,))).all() for name in names)
-
-    def _allows(self, node: NodeProto) -> bool:
-        """Whether a layer can be int8; otherwise the reason is kept."""
-        terms = int(np.prod(self._held[node.input[2]].dims[1:]))
-        if terms > _MOST_TERMS:
-            self.refused[node.name] = f"an output sums up {terms} products, and int32 holds {_MOST_TERMS}"
-        elif not self._finite(node.input[0], node.output[0]):
-            self.refused[node.name] = _NOT_FINITE
-        elif (most := np.abs(self._left_out(node, self._step(node.input[0]))).max(initial=0)) > _MOST_LEFT_OUT:
-            self.refused[node.name] = (
-                f"a channel that is absent counts with {most:.0f} steps, at most {_MOST_LEFT_OUT} may"
-            )
-        return node.name not in self.refused
-
-    def _depthwise_behind(self) -> dict[str, NodeProto]:
-        """Name of a layer in int8 -> the DepthwiseConv that becomes a part of it; of others the reason is kept."""
-        graph, found = self._model.graph, {}
-        read = Counter(name for node in graph.node for name in node.input)
-        read.update(value.name for value in graph.output)
-        layers = {node.output[0]: node for node in graph.node if is_op(node, opset.FBS_CONV)}
-        for node in graph.node:
-            layer = layers.get(node.input[0]) if is_op(node, opset.DEPTHWISE_CONV) else None
-            if layer is None or layer.name in self.refused:
-                continue
-            outputs, taps = self._held[layer.input[2]].dims[0], int(np.prod(self._held[node.input[2]].dims[2:]))
-            if node.input[1] != layer.output[1] or attributes_of(node)["channels"] != outputs:
-                continue
-            if read[node.input[0]] > 1:
-                self.refused[node.name] = "others read its layer's planes too"
-            elif taps > _MOST_TAPS:
-                self.refused[node.name] = f"a filter has {taps} weights, and at most {_MOST_TAPS} are summed exactly"
-            elif not self._finite(node.output[0]):
-                self.refused[node.name] = _NOT_FINITE
-            else:
-                found[layer.name] = node
-        return found
-
     def _fbs_conv(self, node: NodeProto) -> None:
         op, given, last = opset.FBS_CONV_INT8, opset.FBS_CONV.given(node.input), node
         x, y = self._as_held(given["X"]), self._as_bytes(node.output[0])
@@ -252,10 +167,10 @@ class _Rewriting:
         if self._is_smaller_in_int8(given["A"]):
             given["A"], given["Q"] = self._weight(given["A"], axis=1)
         if given.get("E"):
-            left_out = self._left_out(node, x.step).astype(np.int32)
+            left_out = self._plan.left_out(node, x.step).astype(np.int32)
             given["E"] = self._constant(f"{node.name}.left_out.int32", left_out)
-        if node.name in self._behind:
-            op, last = opset.FBS_CONV_DEPTHWISE_INT8, self._behind[node.name]
+        if node.name in self._plan.behind:
+            op, last = opset.FBS_CONV_DEPTHWISE_INT8, self._plan.behind[node.name]
             scales |= {"between_step": y.step, "between_zero": y.zero}
             scales |= {f"depthwise_{name}": value for name, value in attributes_of(last).items() if name != "channels"}
             given["V"], given["G"] = self._weight(last.input[2])
@@ -267,11 +182,6 @@ class _Rewriting:
         self._put(op, node, inputs, [y.name, node.output[1]], **scales, y_step=y.step, y_zero=y.zero)
         self._bytes[last.output[0]] = y
         self.done.update((node.name, last.name))
-
-    def _left_out(self, node: NodeProto, step: float) -> Array:
-        """E of an FBSConv in steps of X, whole numbers; empty without one."""
-        name = opset.FBS_CONV.given(node.input).get("E")
-        return np.rint(numpy_helper.to_array(self._held[name]) / step) if name else np.empty(0, np.float32)
 
     def _is_smaller_in_int8(self, name: str) -> bool:
         """Whether floats (C, K) take more bytes than whole numbers and a step for each of K."""
@@ -374,13 +284,8 @@ class _Rewriting:
             self._floats.add(name)
 
     def _as_bytes(self, name: str) -> _Bytes:
-        step = self._step(name)
+        step = self._plan.step(name)
         return _Bytes(self._byte_name(name), step, round(-min(self._ranges[name][0], 0.0) / step))
-
-    def _step(self, name: str) -> float:
-        """That of a tensor whose range becomes 256 bytes."""
-        low, high = self._ranges[name]
-        return float(np.float32((max(high, 0.0) - min(low, 0.0)) / 255)) or 1.0
 
     def _byte_name(self, name: str) -> str:
         """A name for the bytes of a tensor, with its shape on record."""

@@ -57,7 +57,7 @@ def export(
         bool, typer.Option("--keep-never", help="With --data: leave FBS channels that never win in the file.")
     ] = False,
     half_predictors: Annotated[
-        bool, typer.Option("--half-predictors", help="Saliency weights of FBS layers in 16 bits: a smaller file.")
+        bool, typer.Option("--half-predictors", help="Saliency weights of FBS layers in 16 bits, with --int8 too.")
     ] = False,
     half_weights: Annotated[
         bool, typer.Option("--half-weights", help="All weights of FBS layers in 16 bits: half the file, faster too.")

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import exporters
 import runtime
-from exporters import ExportError, int8_fbs, opset
+from exporters import ExportError, int8_plan, opset
 from exporters.capture import capture
 from exporters.image_input import ImageInput, torch_image_input
 from exporters.int8 import CALIBRATIONS, Int8Settings
@@ -235,7 +235,7 @@ def float_file_in_pairs(model):
 )
 def test_what_the_kernels_cannot_count_stays_float(files, monkeypatch, limit, value, why):
     model, _ = files["inverted"]
-    monkeypatch.setattr(int8_fbs, limit, value)
+    monkeypatch.setattr(int8_plan, limit, value)
     result, (note,) = quantize_fbs(float_file_in_pairs(model), SETTINGS)
     assert re.search(why, note)
     onnx.checker.check_model(result, full_check=True)
@@ -300,7 +300,7 @@ def test_residual_sums_are_of_bytes_where_an_fbs_layer_reads_them(files):
 @pytest.mark.parametrize("name", ["chain", "residual"])
 def test_linear_layers_with_many_weights_multiply_whole_numbers(files, name, monkeypatch, tmp_path):
     model, made = files[name]
-    monkeypatch.setattr(int8_fbs, "_MOST_CHEAP_WEIGHTS", 1)
+    monkeypatch.setattr(int8_plan, "_MOST_CHEAP_WEIGHTS", 1)
     path = tmp_path / "m.onnx"
     (note,) = exporters.export(model, EXAMPLE, path, batch="dynamic", int8=SETTINGS).notes
     assert note.endswith(" FBS layers, 1 linear"), "nothing stays float"
@@ -410,7 +410,7 @@ def test_what_cannot_be_int8_is_said(files, monkeypatch):
     _, made = files["chain"]
     model = onnx.load(made["float"])
     assert has_fbs_layers(model)
-    monkeypatch.setattr(int8_fbs, "_MOST_TERMS", 50)  # the layers sum up 27, 72 and 16 products
+    monkeypatch.setattr(int8_plan, "_MOST_TERMS", 50)  # the layers sum up 27, 72 and 16 products
     result, (note,) = quantize_fbs(model, SETTINGS)
     assert note == (
         "int8: 2 FBS layers; features.3 (an output sums up 72 products, and int32 holds 50), classifier (Linear) stay "
@@ -422,7 +422,7 @@ def test_what_cannot_be_int8_is_said(files, monkeypatch):
         "FBSConv",
         "FBSConvInt8",
     ]
-    monkeypatch.setattr(int8_fbs, "_MOST_TERMS", 1)
+    monkeypatch.setattr(int8_plan, "_MOST_TERMS", 1)
     with pytest.raises(ExportError, match=r"no layer can become int8: features\.0 .*; leave --int8 out"):
         quantize_fbs(model, SETTINGS)
 
