@@ -10,6 +10,7 @@ from torch import nn
 from compressor.data import Dataset, Loader, Metric, SplitName
 from compressor.errors import CompressorError
 from compressor.train.precision import as_float
+from compressor.train.views import ViewsOfAnyLayout
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -70,7 +71,8 @@ def evaluate(
         metric.reset()
     with torch.no_grad():
         for inputs, targets in dataset.batches(split, loader):
-            outputs = as_float(model(inputs))
+            with ViewsOfAnyLayout():
+                outputs = as_float(model(inputs))
             count = _count(targets)
             sums[1] += task.loss(outputs, targets) * count
             sums[2] += count

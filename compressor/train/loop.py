@@ -25,6 +25,7 @@ from compressor.train.schedule import lr_factor, parameter_groups
 from compressor.train.settings import EpochRecord, TrainRecord, TrainSettings
 from compressor.train.state import RunState, load_state, resume_path, save_state
 from compressor.train.strided import safe_in_bf16
+from compressor.train.views import ViewsOfAnyLayout
 
 __all__ = ["steps_per_epoch", "train"]
 
@@ -240,11 +241,11 @@ def _one_epoch(run: _Run, epoch: int, steps: int) -> EpochRecord:
 def _one_step(run: _Run, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Makes one update and returns the loss that was minimised, a scalar without gradient."""
     inputs = channels_last(images)
-    with safe_in_bf16(bf16=run.precision.name == "bf16"):
+    with safe_in_bf16(bf16=run.precision.name == "bf16"), ViewsOfAnyLayout():
         outputs = run.wrapped(inputs)
     loss = run.loss(outputs, labels)
     if run.teacher is not None:
-        with run.fabric.autocast():
+        with run.fabric.autocast(), ViewsOfAnyLayout():
             loss = run.teacher.mix(loss, outputs, inputs)
     penalty = run.method.penalty(run.model) if run.method is not None else None
     if penalty is not None:

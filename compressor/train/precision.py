@@ -15,6 +15,7 @@ from torch import nn
 
 from compressor.data import Batch, Loss
 from compressor.train.strided import safe_in_bf16
+from compressor.train.views import ViewsOfAnyLayout
 
 __all__ = ["Precision", "as_float", "channels_last", "choose_precision", "make_fabric"]
 
@@ -106,7 +107,8 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> 
         for step in range(_MEASURED_STEPS + 1):
             if step == 1:
                 start = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16), safe_in_bf16(bf16=bf16):
+            autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
+            with autocast, safe_in_bf16(bf16=bf16), ViewsOfAnyLayout():
                 outputs = trial(inputs)
             torch.autograd.backward(loss(as_float(outputs), targets))
     return (time.perf_counter() - start) / _MEASURED_STEPS
