@@ -154,7 +154,16 @@ def load(path: Path) -> CompressedCheckpoint:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: its preprocessing lacks mean, std or size; make it again") from error
     arguments["classes"] = tuple(values["classes"])
+    arguments["architecture"] = _found_beside(path, values["architecture"])
     return CompressedCheckpoint(**arguments)
+
+
+def _found_beside(path: Path, architecture: str) -> str:
+    """`file.py:factory` whose file is not there, seen from here, but is seen from the checkpoint's folder."""
+    file, _, factory = architecture.rpartition(":")
+    if not file.endswith(".py") or Path(file).is_file() or not (path.parent / file).is_file():
+        return architecture
+    return f"{path.parent / file}:{factory}"
 
 
 def adopt(

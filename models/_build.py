@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -130,10 +131,14 @@ def _file_factory(path: Path, name: str) -> Factory:
     if module_spec is None or module_spec.loader is None:
         raise ModelError(f"{path} cannot be imported as a Python file")
     module = importlib.util.module_from_spec(module_spec)
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)  # as Python does for a file that it runs: it may import its neighbours
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ModelError(f"{path} failed while it was imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
     factory = getattr(module, name, None)
     if not callable(factory):
         own = [n for n, value in vars(module).items() if inspect.isroutine(value) and not n.startswith("_")]

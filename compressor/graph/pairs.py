@@ -37,6 +37,8 @@ _KEEP_SIGN = {
     _aten.cat.default, _aten.view.default, _aten.reshape.default, _aten.flatten.using_ints,
     _aten.permute.default, _aten.transpose.int, _aten.contiguous.default, _aten.clone.default, _aten.mean.dim,
 }  # fmt: skip
+# Of these, numbers among the inputs count too.
+_ARITHMETIC = {_aten.add.Tensor, _aten.add_.Tensor, _aten.mul.Tensor, _aten.mul_.Tensor}
 
 
 @dataclass(frozen=True)
@@ -218,4 +220,7 @@ def _nonnegative(value: Any) -> bool:
     if value.target in _CLAMPS:
         lowest = value.args[1] if len(value.args) > 1 else None
         return isinstance(lowest, int | float) and lowest >= 0
+    numbers = [v for v in (*value.args, *value.kwargs.values()) if isinstance(v, int | float)]
+    if value.target in _ARITHMETIC and any(number < 0 for number in numbers):
+        return False
     return value.target in _KEEP_SIGN and all(_nonnegative(source) for source in value.all_input_nodes)

@@ -196,7 +196,10 @@ class GateDecorator(Method):
         for name, module in model.named_modules():
             convolution = isinstance(module, nn.modules.conv._ConvNd)
             if convolution or (isinstance(module, Filters) and name in hidden):
-                paths += [f"{name}.{leaf}" for leaf in ("weight", "bias") if getattr(module, leaf) is not None]
+                leaves = [leaf for leaf, _ in module.named_parameters()]
+                # A weight that is computed, as weight norm does, has parameters of its own.
+                frozen = [leaf for leaf in leaves if leaf in ("weight", "bias") or leaf.startswith("parametrizations.")]
+                paths += [f"{name}.{leaf}" for leaf in frozen]
             elif isinstance(module, GatedBatchNorm) and not self.tick_train_shift:
                 paths.append(f"{name}.bias")
         return paths

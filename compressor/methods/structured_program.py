@@ -76,6 +76,9 @@ def read_program(model: nn.Module, example: Tensor) -> Program:
     module = program.module(check_guards=False)
     if not _without_changes_in_place(module.graph):
         module = program.run_decompositions({}).module(check_guards=False)
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.view.default:  # of images in any layout
+            node.target = torch.ops.aten.reshape.default
     parameters = {node.name: _attribute(module, str(node.target)) for node in module.graph.find_nodes(op="get_attr")}
     return Program(list(module.graph.nodes), parameters, program.call_spec.out_spec)
 

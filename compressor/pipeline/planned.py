@@ -136,10 +136,13 @@ def make_plan(work: Pruning) -> Planned:
             raise CompressorError("only gate-decorator prunes step by step and has something to show in --tensorboard")
         if isinstance(method, RBP):
             return _layer_by_layer(work, method, wishes.budget)
-        model = _trained(work) if method.training_epochs() else work.model
+        clock = _clock(work)
+        model = work.model
+        if method.training_epochs():
+            _check_reachable(work, wishes.budget, clock)
+            model = _trained(work)
         method.attach(model, work.images[:2])
         scores = method.scores(model).values
-        clock = _clock(work)
         plan = _selected(work, scores, wishes.budget, clock)
         if clock is not None:
             work.progress.line(_prediction(work.graph, plan, clock))
@@ -272,6 +275,15 @@ def _choices(work: Pruning, budget: Budget) -> Choices:
         return _as_fine_as_needed(work, reachable)
     except BudgetError:
         return widths(1 if work.wishes.align.finer else work.wishes.align.step)  # refused there, with the reasons
+
+
+def _check_reachable(work: Pruning, budget: Budget, clock: Clock | None) -> None:
+    """Raises BudgetError where no widths that the user allows meet the budget: known before anything is trained."""
+    align = work.wishes.align
+    step = 1 if align.finer else align.step
+    check_reachable(
+        work.graph, find_choices(work.graph, budget=budget, limits=work.wishes.limits, step=step, clock=clock)
+    )
 
 
 def _selected(work: Pruning, scores: Mapping[str, Tensor], budget: Budget, clock: Clock | None) -> PruningPlan:

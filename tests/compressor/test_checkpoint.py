@@ -52,6 +52,21 @@ def test_the_rebuilt_network_computes_the_same(tmp_path: Path) -> None:
     assert torch.equal(rebuilt(x), model(x))
 
 
+def test_a_networks_file_is_found_beside_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.py").write_text(
+        "from models import build\ndef net(**kwargs): return build('digitsnet', **kwargs)\n"
+    )
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    save(checkpoint(architecture="../net.py:net"), folder / "model.pt")
+    monkeypatch.chdir(folder)
+    assert load(Path("model.pt")).architecture == "../net.py:net"
+    monkeypatch.chdir(Path("/"))
+    found = load(folder / "model.pt")
+    assert Path(found.architecture.removesuffix(":net")).samefile(tmp_path / "net.py")
+    assert rebuild(found)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
 def test_a_method_is_attached_again_at_its_density(tmp_path: Path) -> None:
     method = methods.get("fbs")(density=0.5)
     model = method.attach(models.build("digitsnet").eval(), torch.zeros(2, 1, 8, 8)).eval()

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,14 @@ def test_a_users_factory_is_called_with_the_arguments(user_file: Path) -> None:
     assert isinstance(model, nn.Sequential)
     assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 6, 6, 6)
     assert models.input_size(f"{user_file}:small") == (3, 8, 8)
+
+
+def test_a_users_file_may_import_its_neighbours(user_file: Path) -> None:
+    path = user_file.with_name("more.py")
+    path.write_text("from nets import small as tiny\n")
+    before = list(sys.path)
+    assert isinstance(models.build(f"{path}:tiny"), nn.Sequential)
+    assert sys.path == before
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -162,6 +164,34 @@ def test_sign_of_an_input_is_followed_through_pooling(activation: nn.Module, non
     assert not first.nonnegative_input
     assert second.nonnegative_input == nonnegative
     assert not second.activated
+
+
+class _Moved(nn.Module):
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.change(self.first(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("change", "nonnegative"),
+    [
+        (lambda x: x + 1.0, True),
+        (lambda x: 0.5 * x, True),
+        (lambda x: x + x, True),
+        (lambda x: x + (-1.0), False),
+        (lambda x: x * -2, False),
+        (lambda x: torch.add(x, x, alpha=-2), False),
+        (lambda x: x.view(-1, 4, 6, 6), True),
+    ],
+)
+def test_numbers_count_for_the_sign(change: Callable[[Tensor], Tensor], nonnegative: bool) -> None:
+    _, second = conv_bn_pairs(_Moved(change), X)[0]
+    assert second.nonnegative_input == nonnegative
 
 
 def test_a_network_that_cannot_be_exported_is_refused() -> None:

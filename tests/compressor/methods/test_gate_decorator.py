@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from gate_networks import EXAMPLE, NETWORKS, Plain, Residual, build, graph_of
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import models
 from compressor.costs.widths import count_units, planned_macs, width_costs
@@ -170,6 +171,20 @@ def test_09_a_tick_freezes_convolutions_and_hidden_layers() -> None:
             assert same == (still or leaf == "mask"), name
         method.begin_tock(model)
         assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_tick_freezes_what_a_weight_is_computed_from() -> None:
+    layers: list[nn.Module] = []
+    for channels in (3, 8, 8):
+        layers += [nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+    weight_norm(layers[6])
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    method = GateDecorator()
+    model = method.attach_to(model, trace(model, torch.zeros(2, 3, 12, 12)))
+    method.begin_tick(model)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    computed = {f"6.parametrizations.weight.original{number}" for number in (0, 1)}
+    assert computed | {"6.bias", "3.weight"} <= frozen
 
 
 def test_shifts_can_stay_in_a_tick() -> None:

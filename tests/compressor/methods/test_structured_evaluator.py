@@ -242,6 +242,27 @@ def test_a_layer_that_is_not_there_is_named(model: nn.Module) -> None:
     assert LayerMask().inputs is None
 
 
+class _Flattening(nn.Module):
+    """Planes of several pixels, flattened by `view`, which torch refuses of images that lie channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 8 * 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        return self.head(x.view(x.size(0), -1))  # type: ignore[no-any-return]
+
+
+def test_a_network_may_flatten_by_view() -> None:
+    model, batches = _Flattening().eval(), data(1, 24)
+    own = Evaluator(model, batches, Task(F.cross_entropy, accuracy), searched=[("conv.weight", 0)])
+    images, labels = batches[0]
+    wrong = (model(images).argmax(1) != labels).double().mean().item()
+    assert own.errors([{}])[0] == pytest.approx(wrong, abs=1e-6)
+
+
 def test_batch_norms_go_into_the_convolutions_that_they_alone_read(model: nn.Module) -> None:
     program = read_program(model, torch.zeros(2, 3, 8, 8))
     constants = dict(program.parameters)
