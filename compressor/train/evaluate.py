@@ -10,7 +10,7 @@ from torch import nn
 from compressor.data import Dataset, Loader, Metric, SplitName
 from compressor.errors import CompressorError
 from compressor.train.precision import as_float
-from compressor.train.views import ViewsOfAnyLayout
+from compressor.train.views import views_of_any_layout
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -71,7 +71,7 @@ def evaluate(
         metric.reset()
     with torch.no_grad():
         for inputs, targets in dataset.batches(split, loader):
-            with ViewsOfAnyLayout():
+            with views_of_any_layout():
                 outputs = as_float(model(inputs))
             count = _count(targets)
             sums[1] += task.loss(outputs, targets) * count

@@ -25,7 +25,7 @@ from compressor.train.schedule import lr_factor, parameter_groups
 from compressor.train.settings import EpochRecord, TrainRecord, TrainSettings
 from compressor.train.state import RunState, load_state, resume_path, save_state
 from compressor.train.strided import safe_in_bf16
-from compressor.train.views import ViewsOfAnyLayout
+from compressor.train.views import views_of_any_layout
 
 __all__ = ["steps_per_epoch", "train"]
 
@@ -241,11 +241,11 @@ def _one_epoch(run: _Run, epoch: int, steps: int) -> EpochRecord:
 def _one_step(run: _Run, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Makes one update and returns the loss that was minimised, a scalar without gradient."""
     inputs = channels_last(images)
-    with safe_in_bf16(bf16=run.precision.name == "bf16"), ViewsOfAnyLayout():
+    with safe_in_bf16(bf16=run.precision.name == "bf16"), views_of_any_layout():
         outputs = run.wrapped(inputs)
     loss = run.loss(outputs, labels)
     if run.teacher is not None:
-        with run.fabric.autocast(), ViewsOfAnyLayout():
+        with run.fabric.autocast(), views_of_any_layout():
             loss = run.teacher.mix(loss, outputs, inputs)
     penalty = run.method.penalty(run.model) if run.method is not None else None
     if penalty is not None:

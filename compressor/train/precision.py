@@ -15,7 +15,7 @@ from torch import nn
 
 from compressor.data import Batch, Loss
 from compressor.train.strided import safe_in_bf16
-from compressor.train.views import ViewsOfAnyLayout
+from compressor.train.views import views_of_any_layout
 
 __all__ = ["Precision", "as_float", "channels_last", "choose_precision", "make_fabric"]
 
@@ -108,7 +108,7 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> 
             if step == 1:
                 start = time.perf_counter()
             autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
-            with autocast, safe_in_bf16(bf16=bf16), ViewsOfAnyLayout():
+            with autocast, safe_in_bf16(bf16=bf16), views_of_any_layout():
                 outputs = trial(inputs)
             torch.autograd.backward(loss(as_float(outputs), targets))
     return (time.perf_counter() - start) / _MEASURED_STEPS

@@ -7,34 +7,19 @@ stride leaves out are never read, so picking the others first and convolving wit
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from compressor.train.replaced import Replaced
 
 __all__ = ["safe_in_bf16"]
 
 
 def safe_in_bf16(*, bf16: bool) -> contextlib.AbstractContextManager[object]:
     """Returns a context for forward passes that will be differentiated; where `bf16` is False it changes nothing."""
-    return _PickPixelsFirst() if bf16 else contextlib.nullcontext()
-
-
-class _PickPixelsFirst(TorchFunctionMode):
-    """Computes 1×1 convolutions with a stride from the pixels that they read."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.conv2d:
-            return _conv2d(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    return Replaced({torch.conv2d: _conv2d}) if bf16 else contextlib.nullcontext()
 
 
 def _conv2d(
@@ -46,7 +31,7 @@ def _conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.conv2d`; no different function, only another way for some of its arguments."""
+    """`torch.conv2d`; those of 1×1 with a stride from the pixels that they read, no different function."""
     rows, columns = (stride, stride) if isinstance(stride, int) else (stride[0], stride[-1])
     unpadded = padding == "valid" or padding == 0 or (not isinstance(padding, str | int) and not any(padding))
     if input.device.type == "cpu" and weight.shape[2:] == (1, 1) and (rows, columns) != (1, 1) and unpadded:

@@ -4,34 +4,30 @@ Networks are written for images that lie channel by channel, and many flatten th
 that `reshape` gives are the same ones, in the same order, so it takes the place of such a view.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
-__all__ = ["ViewsOfAnyLayout"]
+from compressor.train.replaced import Replaced
 
-_COPYING: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.Tensor.view: torch.Tensor.reshape,
-    torch.Tensor.view_as: torch.Tensor.reshape_as,
-}
+__all__ = ["views_of_any_layout"]
 
 
-class ViewsOfAnyLayout(TorchFunctionMode):
-    """A context for forward passes in which a view copies where it could not be one."""
+def views_of_any_layout() -> contextlib.AbstractContextManager[object]:
+    """Returns a context for forward passes in which a view copies where it could not be one."""
+    return Replaced({Tensor.view: _view, Tensor.view_as: _view_as})
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        copying = _COPYING.get(func)
-        if copying is None or any(isinstance(value, torch.dtype) for value in (*args, *(kwargs or {}).values())):
-            return func(*args, **(kwargs or {}))
-        try:
-            return func(*args, **(kwargs or {}))
-        except RuntimeError:  # reshape says what is wrong with a shape as well
-            return copying(*args, **(kwargs or {}))
+
+def _view(x: Tensor, *shape: Any, **named: Any) -> Tensor:  # sizes one by one or together, or a type
+    try:
+        return x.view(*shape, **named)
+    except RuntimeError:
+        if any(isinstance(value, torch.dtype) for value in (*shape, *named.values())):
+            raise
+        return x.reshape(*shape, **named)  # says what is wrong with a shape as well
+
+
+def _view_as(x: Tensor, other: Tensor) -> Tensor:
+    return _view(x, other.shape)

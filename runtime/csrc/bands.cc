@@ -69,41 +69,23 @@ BandPlan make_plan(const BandShape& shape, int64_t input_height, int64_t input_w
 
 // A pair of vectors reads the inputs as often as one, and both sides of a cut between rows make those that
 // both need.
-BandDivision divide_bands(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t vectors,
-                          int32_t shares) {
+Grid divide_bands(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t vectors,
+                  int32_t shares) {
   const Axis& y = shape.second.y;
   const int64_t rows = y.outputs(shape.first.y.outputs(input_height));
   const bool banded = comes_in_bands(shape.first, input_height, input_width);
   const int64_t twice = std::max<int64_t>(0, (y.kernel - 1) * y.dilation + 1 - y.stride);
   const auto most = static_cast<int32_t>(banded ? std::min<int64_t>(shares, rows) : 1);
-  BandDivision best;
-  int64_t least = 0;
-  for (int32_t stretches = 1; stretches <= most; ++stretches) {
-    const int32_t groups = std::min(shares / stretches, vectors);
-    const int64_t most_vectors = (vectors + groups - 1) / groups;
+  return cheapest_grid(shares, most, vectors, [&](int64_t stretches, int64_t of_part) {
     const int64_t made = (rows + stretches - 1) / stretches * y.stride + (stretches == 1 ? 0 : twice);
-    const int64_t cost = made * (5 * most_vectors + most_vectors % 2);
-    if (least == 0 || cost < least) {
-      least = cost;
-      best = {groups, stretches};
-    }
-  }
-  return best;
+    return made * (5 * of_part + of_part % 2);
+  });
 }
 
-void share_bands(const BandDivision& division, int32_t vectors, const bool* kinds, const SharedWork& shared) {
-  int32_t count = 0;
-  for (int32_t i = 0; i < division.shares(); ++i) {
-    Share& share = shared.shares[i];
-    share = {};
-    share.first = share.next = count;
-    const int32_t group = i / division.stretches, stretch = i % division.stretches;
-    const int32_t end = vectors * (group + 1) / division.groups;
-    for (int32_t v = vectors * group / division.groups; v < end; v += shared.segments[count - 1].width) {
-      shared.segments[count++] = {v, segment_width(v, end, kinds), stretch, stretch + 1};
-    }
-    share.last = count;
-  }
+void share_bands(const Grid& grid, int32_t vectors, const bool* kinds, const SharedWork& shared) {
+  share_grid(
+      grid, vectors, [&](int32_t v, int32_t end) { return segment_width(v, end, kinds); },
+      [](int32_t stretch) { return stretch; }, shared);
 }
 
 std::shared_ptr<const BandPlan> LastPlan::get(const BandShape& shape, int64_t input_height,

@@ -49,20 +49,13 @@ bool comes_in_bands(const Window& first, int64_t input_height, int64_t input_wid
 
 BandPlan make_plan(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t stretches);
 
-// How threads divide the two: the vectors of outputs, and where planes are large their rows too.
-struct BandDivision {
-  int32_t groups = 1;     // of vectors
-  int32_t stretches = 1;  // of rows
+// How at most `shares` threads divide the two: the vectors of outputs, and where planes are large their rows
+// too.
+Grid divide_bands(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t vectors,
+                  int32_t shares);
 
-  int32_t shares() const { return groups * stretches; }
-};
-
-// Between at most `shares` threads.
-BandDivision divide_bands(const BandShape& shape, int64_t input_height, int64_t input_width, int32_t vectors,
-                          int32_t shares);
-
-// Writes the shares and segments of such a division, whose segments' tiles are their stretch.
-void share_bands(const BandDivision& division, int32_t vectors, const bool* kinds, const SharedWork& shared);
+// Writes the shares and segments of such a grid, whose segments' tiles are their stretch.
+void share_bands(const Grid& grid, int32_t vectors, const bool* kinds, const SharedWork& shared);
 
 // compute(band) for the bands of a segment, one after the other, in `memory` of rows of `row_floats`, in
 // which each finds the rows that it keeps.

@@ -27,6 +27,10 @@ struct DepthwiseSpec {
 
   Axis y() const { return {weight.dims[2], strides[0], dilations[0], pads[0], pads[2]}; }
   Axis x() const { return {weight.dims[3], strides[1], dilations[1], pads[1], pads[3]}; }
+  // The shape of Y, for an X that has passed check_depthwise_planes.
+  Dims y_dims(const Dims& input) const {
+    return {input[0], y().outputs(input[1]), x().outputs(input[2]), input[3]};
+  }
 };
 
 // Each returns an empty string, or what came and what is allowed.

@@ -47,9 +47,7 @@ OrtStatus* run_depthwise(void* kernel, OrtKernelContext* context) {
     const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
     const DepthwiseSpec& spec = self.layer->spec();
     require(check_depthwise_input(spec, x, index));
-    float* y =
-        output<float>(self.api, context, 0,
-                      {x.dims[0], spec.y().outputs(x.dims[1]), spec.x().outputs(x.dims[2]), x.dims[3]});
+    float* y = output<float>(self.api, context, 0, spec.y_dims(x.dims));
     SessionThreads threads(self.api, context, self.threads);
     self.layer->run(x, index, y, threads.parallel());
     threads.finish();

@@ -77,19 +77,10 @@ FbsConv::FbsConv(const LayerSpec& spec, const KernelTable* kernels, Way forced,
     for (int32_t o = 0; o < outputs_; ++o) rows[padded + o] /= steps_[o];
   }
 
-  // Every channel counts with what is left out of it, whether it exists or not.
   if (spec.left_out) {
     left_out_ = Buffer(sizeof(float) * static_cast<size_t>(inputs_));
     std::copy_n(spec.left_out->data, inputs_, left_out_.floats());
-    for (int32_t o = 0; o < outputs_; ++o) {
-      const double step = spec.saliency_steps ? static_cast<double>(spec.saliency_steps->data[o]) : 1.0;
-      double sum = static_cast<double>(rows[o]);
-      for (int32_t c = 0; c < inputs_; ++c) {
-        sum += std::abs(static_cast<double>(left_out_.floats()[c])) * step *
-               static_cast<double>(spec.saliency_weight.at(static_cast<int64_t>(c) * outputs_ + o));
-      }
-      rows[o] = static_cast<float>(sum);
-    }
+    add_left_out(spec, [&](int64_t c) { return std::abs(static_cast<double>(left_out_.floats()[c])); }, rows);
   }
 
   // Winners are ascending, so the first panel is packed from the first outputs: about K / k times as many as
@@ -149,17 +140,14 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
                       geometry.num_tiles < kLeastTiles * manner.shares;
   const int32_t block = std::max(1, kBlockFloats / (kSegmentVectors * taps_ * lanes_));
   if (geometry.pixels() <= kBlockPixels && channels >= 2 * block) manner.block = block;
-  if (takes_winograd(geometry, channels)) {
-    manner.winograd = true;
-    manner.shares = threads;
-    divide_winograd(geometry, channels, &manner);
-  }
-  if (depthwise_) {
-    const BandDivision division =
-        divide_bands(band_shape(), geometry.input_height, geometry.input_width, vectors_, manner.shares);
-    manner.shares = division.shares();
-    manner.stretches = division.stretches;
-    manner.by_outputs = division.groups > 1;
+  manner.winograd = takes_winograd(geometry, channels);
+  if (manner.winograd || depthwise_) {
+    const Grid grid = manner.winograd ? divide_winograd(geometry, channels, threads)
+                                      : divide_bands(band_shape(), geometry.input_height,
+                                                     geometry.input_width, vectors_, manner.shares);
+    manner.shares = grid.shares();
+    manner.stretches = grid.stretches;
+    manner.by_outputs = grid.parts > 1;
     manner.block = 0;
   }
   manner.saliency_parts = predictor_.parts(channels, threads);
@@ -169,22 +157,13 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
 std::string FbsConv::check(const Tensor<float>& x, const Tensor<int64_t>& index) const {
   std::string error = check_input(spec_, x, index);
   if (!error.empty() || !depthwise_) return error;
-  error = check_depthwise_planes(depthwise_->spec(), between_dims(x.dims));
+  error = check_depthwise_planes(depthwise_->spec(), spec_.y_dims(x.dims));
   return error.empty() ? "" : "the depthwise convolution: " + error;
 }
 
-Dims FbsConv::between_dims(const Dims& x) const {
-  return {x[0], spec_.y().outputs(x[1]), spec_.x().outputs(x[2]), spec_.winners};
-}
-
 Dims FbsConv::y_dims(const Dims& x) const {
-  Dims dims = between_dims(x);
-  if (depthwise_) {
-    const Window second = depthwise_->window();
-    dims[1] = second.y.outputs(dims[1]);
-    dims[2] = second.x.outputs(dims[2]);
-  }
-  return dims;
+  const Dims between = spec_.y_dims(x);
+  return depthwise_ ? depthwise_->spec().y_dims(between) : between;
 }
 
 void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y, int64_t* j,

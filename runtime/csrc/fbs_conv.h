@@ -60,7 +60,6 @@ class FbsConv {
   struct Patches;
 
   Window window() const { return {spec_.y(), spec_.x()}; }
-  Dims between_dims(const Dims& x) const;
   bool packs(const Geometry& geometry, int32_t channels) const;
   int64_t pack_cost(int32_t channels) const;
   Manner manner(const Geometry& geometry, int32_t channels, int threads) const;
@@ -83,7 +82,7 @@ class FbsConv {
   // The same by Winograd's minimal filtering: fbs_winograd.cc.
   int64_t winograd_cost(int64_t tiles, int64_t vectors, int32_t channels) const;
   bool takes_winograd(const Geometry& geometry, int32_t channels) const;
-  void divide_winograd(const Geometry& geometry, int32_t channels, Manner* manner) const;
+  Grid divide_winograd(const Geometry& geometry, int32_t channels, int threads) const;
   void size_winograd(Work* work) const;
   void convolve_winograd(const float* x, const Work& work, float* y, const Parallel& parallel) const;
   void compute_winograd(const WinogradTask& task, const Work& work, int32_t own, int32_t number,

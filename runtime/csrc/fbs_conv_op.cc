@@ -80,14 +80,10 @@ OrtStatus* run_fbs_conv(void* kernel, OrtKernelContext* context) {
     const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
     require(self.layer->check(x, index));
     const LayerSpec& spec = self.layer->spec();
-    const auto refuse_unless = [&](bool known, size_t number, const char* name) {
-      if (known || !has_input(self.api, context, kForm.first_optional + number)) return;
-      require(std::string("input ") + name + kNotConstant);
-    };
-    refuse_unless(spec.post_shift.has_value(), 0, "D");
-    refuse_unless(spec.left_out.has_value(), 1, "E");
-    refuse_unless(spec.weight_steps.has_value(), 3, "P");
-    refuse_unless(spec.saliency_steps.has_value(), 4, "Q");
+    refuse_unless(spec.post_shift.has_value(), self.api, context, kForm.first_optional, "D");
+    refuse_unless(spec.left_out.has_value(), self.api, context, kForm.first_optional + 1, "E");
+    refuse_unless(spec.weight_steps.has_value(), self.api, context, kForm.first_optional + 3, "P");
+    refuse_unless(spec.saliency_steps.has_value(), self.api, context, kForm.first_optional + 4, "Q");
     PlaneMeans means = {};
     if (has_input(self.api, context, kForm.first_optional + 2)) {
       const Tensor<float> given = input<float>(self.api, context, kForm.first_optional + 2, "U");

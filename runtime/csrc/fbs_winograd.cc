@@ -76,29 +76,18 @@ bool FbsConv::takes_winograd(const Geometry& geometry, int32_t channels) const {
 
 // Threads divide the tiles, the outputs or both: every one transforms the patches and the weights that it
 // needs.
-void FbsConv::divide_winograd(const Geometry& geometry, int32_t channels, Manner* manner) const {
+Grid FbsConv::divide_winograd(const Geometry& geometry, int32_t channels, int threads) const {
   const WinogradTiles tiles(geometry, kernels_->max_tile);
-  const int64_t most = winograd_cost(tiles.count, vectors_, channels);
-  const auto shares = static_cast<int32_t>(std::clamp<int64_t>(most / kWorkPerThread, 1, manner->shares));
+  const int64_t all = winograd_cost(tiles.count, vectors_, channels);
+  const auto shares = static_cast<int32_t>(std::clamp<int64_t>(all / kWorkPerThread, 1, threads));
   // Few sums at a time hide no latency: a vector that has no second one takes half as long again.
   const bool small_groups = tiles.count < int64_t{tiles.groups} * kernels_->max_tile * 3 / 4;
-  int64_t least = 0;
-  int32_t best_outputs = 1;
-  for (int32_t stretches = 1; stretches <= std::min(shares, tiles.groups); ++stretches) {
-    const int32_t outputs = std::min(shares / stretches, vectors_);
+  return cheapest_grid(shares, tiles.groups, vectors_, [&](int64_t stretches, int64_t vectors) {
     const int64_t groups = (tiles.groups + stretches - 1) / stretches;
-    const int64_t vectors = (vectors_ + outputs - 1) / outputs;
     const int64_t of_share = (groups * tiles.count + tiles.groups - 1) / tiles.groups;
-    int64_t cost = winograd_cost(of_share, vectors, channels);
-    if (small_groups) cost += vectors % 2 * of_share * kWinogradProducts * channels / 2;
-    if (least != 0 && cost >= least) continue;
-    least = cost;
-    best_outputs = outputs;
-    manner->stretches = stretches;
-  }
-  manner->shares = best_outputs * manner->stretches;
-  manner->by_outputs = best_outputs > 1;
-  manner->block = 0;
+    const int64_t cost = winograd_cost(of_share, vectors, channels);
+    return small_groups ? cost + vectors % 2 * of_share * kWinogradProducts * channels / 2 : cost;
+  });
 }
 
 void FbsConv::size_winograd(Work* work) const {
@@ -125,26 +114,16 @@ void FbsConv::size_winograd(Work* work) const {
   work->last_slot = work->manner.shares > 1 && work->chunk < of_share ? work->slot_floats : 0;
 }
 
-// Shares are stretches of tiles, of one part of the outputs after the other.
+// Segments are stretches of groups of tiles.
 void FbsConv::convolve_winograd(const float* x, const Work& work, float* y, const Parallel& parallel) const {
   const Geometry& geometry = *work.geometry;
   const WinogradTiles& tiles = work.tiles;
-  const int32_t stretches = work.manner.stretches, parts = work.manner.shares / stretches;
-  int32_t count = 0;
-  for (int32_t i = 0; i < work.manner.shares; ++i) {
-    Share& share = work.shared.shares[i];
-    const int32_t part = i / stretches, stretch = i % stretches;
-    const auto first = static_cast<int32_t>(int64_t{tiles.groups} * stretch / stretches);
-    const auto last = static_cast<int32_t>(int64_t{tiles.groups} * (stretch + 1) / stretches);
-    share = {};
-    share.first = share.next = count;
-    share.next_tile = first;
-    const int32_t end = vectors_ * (part + 1) / parts;
-    for (int32_t v = vectors_ * part / parts; v < end; v += work.chunk) {
-      work.shared.segments[count++] = {v, std::min(work.chunk, end - v), first, last};
-    }
-    share.last = count;
-  }
+  const int32_t stretches = work.manner.stretches;
+  share_grid(
+      {work.manner.shares / stretches, stretches}, vectors_,
+      [&](int32_t v, int32_t end) { return std::min(work.chunk, end - v); },
+      [&](int32_t stretch) { return static_cast<int32_t>(int64_t{tiles.groups} * stretch / stretches); },
+      work.shared);
 
   WinogradTask task = {};
   task.x = x;

@@ -87,20 +87,13 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
   lower_ = std::clamp(spec.layer.lower / made.step + y_zero, 0.0f, 255.0f);
   upper_ = std::clamp(spec.layer.upper / made.step + y_zero, 0.0f, 255.0f);
 
-  // Every channel counts with what is left out of it, whether it exists or not.
   if (spec.left_out) {
     left_out_ = Buffer(sizeof(int32_t) * static_cast<size_t>(inputs_));
     std::copy_n(spec.left_out->data, inputs_, reinterpret_cast<int32_t*>(left_out_.data()));
-    for (int32_t o = 0; o < outputs_; ++o) {
-      const double step =
-          spec.layer.saliency_steps ? static_cast<double>(spec.layer.saliency_steps->data[o]) : 1;
-      double sum = 0;
-      for (int64_t c = 0; c < inputs_; ++c) {
-        sum += std::abs(static_cast<double>(spec.left_out->data[c])) * step *
-               static_cast<double>(spec.layer.saliency_weight.at(c * outputs_ + o));
-      }
-      rows[o] = static_cast<float>(static_cast<double>(rows[o]) + static_cast<double>(spec.x.step) * sum);
-    }
+    const auto size = [&](int64_t c) {
+      return static_cast<double>(spec.x.step) * std::abs(static_cast<double>(spec.left_out->data[c]));
+    };
+    add_left_out(spec.layer, size, rows);
   }
   if (spec.depthwise) fill_filters(*spec.depthwise);
 
@@ -185,9 +178,9 @@ FbsConvInt8::Manner FbsConvInt8::manner(const Geometry& geometry, const Dims& x,
                       geometry.num_tiles < 4 * manner.shares;
   manner.saliency_parts = predictor_.parts(channels, threads);
   if (spec_.depthwise) {
-    const BandDivision division = divide_bands(band_shape(), x[1], x[2], vectors_, manner.shares);
-    manner.shares = division.shares();
-    manner.plan = plan_.get(band_shape(), x[1], x[2], division.stretches);
+    const Grid grid = divide_bands(band_shape(), x[1], x[2], vectors_, manner.shares);
+    manner.shares = grid.shares();
+    manner.plan = plan_.get(band_shape(), x[1], x[2], grid.stretches);
   }
   return manner;
 }

@@ -82,13 +82,9 @@ OrtStatus* run_fbs_conv_int8(void* kernel, OrtKernelContext* context) {
     const Tensor<int64_t> index = input<int64_t>(self.api, context, 1, "I");
     const Int8Spec& spec = self.layer->spec();
     require(check_int8_input(spec, x, index));
-    const auto refuse_unless = [&](bool known, size_t number, const char* name) {
-      if (known || !has_input(self.api, context, kForm.first_optional + number)) return;
-      require(std::string("input ") + name + kNotConstant);
-    };
-    refuse_unless(spec.layer.post_shift.has_value(), 0, "D");
-    refuse_unless(spec.left_out.has_value(), 1, "E");
-    refuse_unless(spec.layer.saliency_steps.has_value(), 2, "Q");
+    refuse_unless(spec.layer.post_shift.has_value(), self.api, context, kForm.first_optional, "D");
+    refuse_unless(spec.left_out.has_value(), self.api, context, kForm.first_optional + 1, "E");
+    refuse_unless(spec.layer.saliency_steps.has_value(), self.api, context, kForm.first_optional + 2, "Q");
     auto* j = output<int64_t>(self.api, context, 1, {x.dims[0], spec.layer.winners});
     auto* y = output<uint8_t>(self.api, context, 0, spec.y_dims(x.dims));
     SessionThreads threads(self.api, context, self.threads);

@@ -83,21 +83,13 @@ std::string check_int8_layer(const Int8Spec& spec) {
 std::string check_int8_input(const Int8Spec& spec, const Tensor<uint8_t>& x, const Tensor<int64_t>& index) {
   std::string error = check_input(spec.layer, {nullptr, x.dims}, index);
   if (!error.empty() || !spec.depthwise) return error;
-  error = check_depthwise_planes(spec.depthwise->spec, spec.made_dims(x.dims));
+  error = check_depthwise_planes(spec.depthwise->spec, spec.layer.y_dims(x.dims));
   return error.empty() ? "" : "the depthwise convolution: " + error;
 }
 
-Dims Int8Spec::made_dims(const Dims& input) const {
-  return {input[0], layer.y().outputs(input[1]), layer.x().outputs(input[2]), layer.winners};
-}
-
 Dims Int8Spec::y_dims(const Dims& input) const {
-  Dims dims = made_dims(input);
-  if (depthwise) {
-    dims[1] = depthwise->spec.y().outputs(dims[1]);
-    dims[2] = depthwise->spec.x().outputs(dims[2]);
-  }
-  return dims;
+  const Dims made = layer.y_dims(input);
+  return depthwise ? depthwise->spec.y_dims(made) : made;
 }
 
 }  // namespace compress

@@ -39,7 +39,6 @@ struct Int8Spec {
   const Int8Scale& made() const { return depthwise ? depthwise->between : y; }
   // The shape of Y, for an X that has passed check_int8_input.
   Dims y_dims(const Dims& input) const;
-  Dims made_dims(const Dims& input) const;  // and of what the layer itself makes
 };
 
 // Products of a byte and a weight, in the worst case, that a sum in int32 holds.

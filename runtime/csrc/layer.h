@@ -72,6 +72,10 @@ struct LayerSpec {
   int64_t inputs() const { return weight.dims[1]; }
   Axis y() const { return {weight.dims[2], strides[0], dilations[0], pads[0], pads[2]}; }
   Axis x() const { return {weight.dims[3], strides[1], dilations[1], pads[1], pads[3]}; }
+  // The shape of Y, for an X that has passed check_input.
+  Dims y_dims(const Dims& input) const {
+    return {input[0], y().outputs(input[1]), x().outputs(input[2]), winners};
+  }
 };
 
 // Far above any real layer, and low enough that no product of sizes below can overflow.

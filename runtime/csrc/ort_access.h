@@ -217,6 +217,12 @@ Tensor<T> constant(const Api& api, const OrtKernelInfo* info, size_t index, cons
   return read_tensor<T>(api, name, required_constant(api, info, index, name));
 }
 
+// An optional input that was no constant when the kernel was made must not be there at all.
+inline void refuse_unless(bool known, const Api& api, const OrtKernelContext* context, size_t index,
+                          const char* name) {
+  if (!known && has_input(api, context, index)) require(std::string("input ") + name + kNotConstant);
+}
+
 inline Weights constant_weights(const Api& api, const OrtKernelInfo* info, size_t index, const char* name,
                                 bool may_be_bytes) {
   return read_weights(api, name, required_constant(api, info, index, name), may_be_bytes);

@@ -38,6 +38,19 @@ class Predictor {
   Buffer steps_;   // [padded_] of bytes, or empty
 };
 
+// Adds to a bias what every channel counts with, whether it exists or not: size(c) times its row of A.
+template <typename Size>
+void add_left_out(const LayerSpec& spec, const Size& size, float* bias) {
+  const int64_t inputs = spec.inputs(), outputs = spec.outputs();
+  for (int64_t o = 0; o < outputs; ++o) {
+    const double step = spec.saliency_steps ? static_cast<double>(spec.saliency_steps->data[o]) : 1.0;
+    double sum = static_cast<double>(bias[o]);
+    for (int64_t c = 0; c < inputs; ++c)
+      sum += size(c) * step * static_cast<double>(spec.saliency_weight.at(c * outputs + o));
+    bias[o] = static_cast<float>(sum);
+  }
+}
+
 }  // namespace compress
 
 #endif  // COMPRESS_PREDICTOR_H_

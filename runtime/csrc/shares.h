@@ -107,6 +107,49 @@ struct SharedWork {
   }
 };
 
+// Shares as a grid: stretches of the plane, of one part of the outputs after the other.
+struct Grid {
+  int32_t parts = 1;      // of the vectors of outputs
+  int32_t stretches = 1;  // of rows, or of tiles
+
+  int32_t shares() const { return parts * stretches; }
+};
+
+// Of the grids of at most `shares` shares and `most_stretches` stretches the one whose largest share costs
+// least: cost(stretches, vectors of outputs).
+template <typename Cost>
+Grid cheapest_grid(int32_t shares, int32_t most_stretches, int32_t vectors, const Cost& cost) {
+  Grid best;
+  int64_t least = 0;
+  for (int32_t stretches = 1; stretches <= std::min(shares, most_stretches); ++stretches) {
+    const int32_t parts = std::min(shares / stretches, vectors);
+    const int64_t found = cost(int64_t{stretches}, int64_t{(vectors + parts - 1) / parts});
+    if (least != 0 && found >= least) continue;
+    least = found;
+    best = {parts, stretches};
+  }
+  return best;
+}
+
+// Writes the shares and segments of a grid: width(v, end) vectors from v on, of [first(s), first(s + 1)).
+template <typename Width, typename First>
+void share_grid(const Grid& grid, int32_t vectors, const Width& width, const First& first,
+                const SharedWork& shared) {
+  int32_t count = 0;
+  for (int32_t i = 0; i < grid.shares(); ++i) {
+    Share& share = shared.shares[i];
+    const int32_t part = i / grid.stretches, stretch = i % grid.stretches;
+    share = {};
+    share.first = share.next = count;
+    share.next_tile = first(stretch);
+    const int32_t end = vectors * (part + 1) / grid.parts;
+    for (int32_t v = vectors * part / grid.parts; v < end; v += shared.segments[count - 1].width) {
+      shared.segments[count++] = {v, width(v, end), first(stretch), first(stretch + 1)};
+    }
+    share.last = count;
+  }
+}
+
 // Most segments that divide() can write.
 int32_t max_segments(int32_t vectors, int32_t shares);
 

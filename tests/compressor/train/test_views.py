@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from compressor.data import Augmentation, Dataset, Preprocessing, TensorSplit
 from compressor.train import TrainSettings, train
-from compressor.train.views import ViewsOfAnyLayout
+from compressor.train.views import views_of_any_layout
 
 
 def images() -> Tensor:
@@ -16,7 +16,7 @@ def test_a_view_that_torch_refuses_is_a_copy_in_the_same_order() -> None:
     x = images()
     with pytest.raises(RuntimeError, match="view size is not compatible"):
         x.view(4, -1)
-    with ViewsOfAnyLayout():
+    with views_of_any_layout():
         rows, again, like = x.view(4, -1), x.view((4, 90)), x.view_as(torch.empty(4, 90))
     for values in (rows, again, like):
         assert torch.equal(values, x.contiguous().view(4, -1))
@@ -24,7 +24,7 @@ def test_a_view_that_torch_refuses_is_a_copy_in_the_same_order() -> None:
 
 def test_other_views_are_what_they_were() -> None:
     x = images().contiguous()
-    with ViewsOfAnyLayout():
+    with views_of_any_layout():
         assert x.view(4, -1).data_ptr() == x.data_ptr()
         assert torch.equal(x.view(torch.int32), x.clone().view(torch.int32))
         with pytest.raises(RuntimeError, match="invalid for input of size 360"):
@@ -36,7 +36,7 @@ def test_other_views_are_what_they_were() -> None:
 def test_gradients_go_through() -> None:
     x, y = images().requires_grad_(), images().requires_grad_()
     weights = torch.randn(90, 2, generator=torch.Generator().manual_seed(1))
-    with ViewsOfAnyLayout():
+    with views_of_any_layout():
         (x.view(4, -1) @ weights).square().sum().backward()
     (y.reshape(4, -1) @ weights).square().sum().backward()
     assert torch.equal(x.grad, y.grad)
