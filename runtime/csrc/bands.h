@@ -17,8 +17,8 @@ namespace compress {
 // The two, and what a band's memory is read and written in.
 struct BandShape {
   Window first, second;
-  int32_t pitch;                 // floats of a pixel in a band's memory
-  int32_t made_tile, read_tile;  // most pixels of a tile of the first, and of the second
+  int32_t pitch;                   // floats of a pixel in a band's memory
+  TileShape made_tile, read_tile;  // of the first, and of the second
 };
 
 // Some rows of the last plane, and of the plane between what they need and no band before has made.

@@ -81,7 +81,7 @@ void DepthwiseConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, fl
   const auto live = static_cast<int32_t>(x.dims[3]);
   if (samples == 0 || live == 0) return;
   const std::shared_ptr<const Geometry> geometry =
-      geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], kernels_->max_tile);
+      geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], {kernels_->max_tile});
 
   // The rows of the channels that exist, for each sample.
   const int32_t lanes = kernels_->lanes;

@@ -7,7 +7,8 @@
 namespace compress {
 
 BandShape FbsConv::band_shape() const {
-  return {window(), depthwise_->window(), kSegmentVectors * lanes_, kernels_->max_tile, kernels_->max_tile};
+  return {
+      window(), depthwise_->window(), kSegmentVectors * lanes_, {kernels_->max_tile}, {kernels_->max_tile}};
 }
 
 void FbsConv::convolve_bands(const float* x, const Work& work, float* y, const Parallel& parallel) const {

@@ -171,7 +171,7 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
   const int64_t samples = x.dims[0];
   if (samples == 0) return;
   const std::shared_ptr<const Geometry> shape =
-      geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], kernels_->max_tile);
+      geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], {kernels_->max_tile});
   const auto channels = static_cast<int32_t>(x.dims[3]);
   const int64_t x_size = x.dims[1] * x.dims[2] * x.dims[3];
   const Dims y_shape = y_dims(x.dims);

@@ -59,18 +59,18 @@ struct PlaneRows {
   bool apart;  // no tile goes on from one row to the next: they do not depend on which rows these are
 };
 
-// The geometry of a non-empty output, in tiles of at most `max_tile` pixels.
+// The geometry of a non-empty output.
 Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
-                       int32_t max_tile);
+                       const TileShape& tile);
 // And of some of its rows, maybe none; tap_pixels and tiles are theirs, sizes those of the whole planes.
 Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
-                       int32_t max_tile, const PlaneRows& rows);
+                       const TileShape& tile, const PlaneRows& rows);
 
 // The geometry of the last input size seen, for any number of threads.
 class LastGeometry {
  public:
   std::shared_ptr<const Geometry> get(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
-                                      int32_t max_tile);
+                                      const TileShape& tile);
 
  private:
   std::mutex mutex_;

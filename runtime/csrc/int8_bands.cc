@@ -7,11 +7,11 @@
 
 namespace compress {
 
-void FbsConvInt8::convolve_bands(const uint8_t* x, const Work& work, uint8_t* y,
+void FbsConvInt8::convolve_bands(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
                                  const Parallel& parallel) const {
   const int32_t stretches = work.manner->plan->num_stretches();
   share_bands({work.manner->shares / stretches, stretches}, vectors_, nullptr, work.shared);
-  Int8ConvTask task = conv_task(x, work);
+  Int8ConvTask task = conv_task(x, geometry, work);
   task.floats_zero = static_cast<float>(spec_.made().zero);
   parallel(static_cast<size_t>(work.manner->shares), [&](size_t share) {
     const auto own = static_cast<int32_t>(share);

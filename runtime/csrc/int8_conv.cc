@@ -159,8 +159,8 @@ BandShape FbsConvInt8::band_shape() const {
   return {window(),
           {behind.y(), behind.x()},
           kMaxInt8Vectors * lanes_,
-          kernels_->int8.max_tile,
-          kernels_->max_tile};
+          kernels_->int8.tile,
+          {kernels_->max_tile}};
 }
 
 // Where the planes are larger than the weights, each thread takes its part of them, and packs all weights;
@@ -190,7 +190,7 @@ void FbsConvInt8::run(const Tensor<uint8_t>& x, const Tensor<int64_t>& index, ui
   const int64_t samples = x.dims[0];
   if (samples == 0) return;
   const std::shared_ptr<const Geometry> shape =
-      geometry_.get(spec_.layer.y(), spec_.layer.x(), x.dims[1], x.dims[2], kernels_->int8.max_tile);
+      geometry_.get(spec_.layer.y(), spec_.layer.x(), x.dims[1], x.dims[2], kernels_->int8.tile);
   const auto channels = static_cast<int32_t>(x.dims[3]);
   const int64_t x_size = x.dims[1] * x.dims[2] * x.dims[3];
   const Dims y_dims = spec_.y_dims(x.dims);
@@ -282,7 +282,7 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
   if (work.spread != nullptr) spread(x, pixels, channels, work.spread);
   const uint8_t* const from = work.spread == nullptr ? x : work.spread;
   if (manner.plan != nullptr) {
-    convolve_bands(from, work, y, parallel);
+    convolve_bands(from, geometry, work, y, parallel);
   } else {
     convolve(from, geometry, work, y, parallel);
   }

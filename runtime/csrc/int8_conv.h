@@ -49,7 +49,7 @@ class FbsConvInt8 {
   void take_means(const uint8_t* x, int64_t pixels, const Work& work, const Parallel& parallel) const;
   void choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j,
               const Parallel& parallel) const;
-  Int8ConvTask conv_task(const uint8_t* x, const Work& work) const;
+  Int8ConvTask conv_task(const uint8_t* x, const Geometry& geometry, const Work& work) const;
   void convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
                 const Parallel& parallel) const;
   void compute_segments(const Int8ConvTask& task, const Work& work, int32_t own, int32_t share) const;
@@ -59,7 +59,8 @@ class FbsConvInt8 {
   void pack(const Work& work, int32_t vector, int8_t* out) const;
 
   // The same with a depthwise convolution behind it: int8_bands.cc.
-  void convolve_bands(const uint8_t* x, const Work& work, uint8_t* y, const Parallel& parallel) const;
+  void convolve_bands(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
+                      const Parallel& parallel) const;
   void compute_bands(const Int8ConvTask& task, const Work& work, int32_t own, int32_t share,
                      uint8_t* y) const;
 

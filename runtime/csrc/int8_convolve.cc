@@ -30,9 +30,10 @@ void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* out) const {
 }
 
 // All but where it writes, and of what plane.
-Int8ConvTask FbsConvInt8::conv_task(const uint8_t* x, const Work& work) const {
+Int8ConvTask FbsConvInt8::conv_task(const uint8_t* x, const Geometry& geometry, const Work& work) const {
   Int8ConvTask task = {};
   task.x = x;
+  task.x_end = x + geometry.input_height * geometry.input_width * work.groups * kGroup;
   task.vector_stride = work.vector_bytes;
   task.groups = work.groups;
   task.pitch = work.groups * kGroup;
@@ -47,7 +48,7 @@ Int8ConvTask FbsConvInt8::conv_task(const uint8_t* x, const Work& work) const {
 
 void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
                            const Parallel& parallel) const {
-  Int8ConvTask task = conv_task(x, work);
+  Int8ConvTask task = conv_task(x, geometry, work);
   task.y = y;
   task.tiling = geometry.tiling();
 

@@ -1,5 +1,7 @@
 #include "isa.h"
 
+#include "amx.h"
+
 namespace compress {
 
 // One row per header in isa/, written by CMake: COMPRESS_ISA_ROW(name, description, is it supported here?).

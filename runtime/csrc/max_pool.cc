@@ -46,7 +46,7 @@ void MaxPool::run(const Tensor<float>& x, float* y, const Parallel& parallel) co
   const auto channels = static_cast<int32_t>(x.dims[3]);
   if (samples == 0 || channels == 0) return;
   const std::shared_ptr<const Geometry> geometry =
-      geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], kernels_->max_tile);
+      geometry_.get(spec_.y(), spec_.x(), x.dims[1], x.dims[2], {kernels_->max_tile});
   PoolTask task = {};
   task.k = task.pitch = channels;
   task.tiling = geometry->tiling();

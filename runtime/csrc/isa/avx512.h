@@ -75,7 +75,9 @@ inline Lanes and_lanes(Lanes a, Lanes b) { return _mm512_and_si512(a, b); }
 inline Lanes add_lanes(Lanes a, Lanes b) { return _mm512_add_epi32(a, b); }
 inline Lanes distance(Lanes a, Lanes b) { return _mm512_abs_epi32(_mm512_sub_epi32(a, b)); }
 #ifdef __AVX512VNNI__
+#ifndef __AMX_INT8__
 inline constexpr int kMaxInt8Tile = 14;
+#endif
 using Weights = __m512i;
 using Activations = __m512i;
 inline Weights load_weights(const int8_t* p) { return _mm512_loadu_si512(p); }

@@ -27,6 +27,7 @@ inline constexpr int kMaxInt8Vectors = 2;
 // start at `w`, and the tiles [first_tile, last_tile).
 struct Int8ConvTask {
   const uint8_t* x;
+  const uint8_t* x_end;  // it may be read up to here
   uint8_t* y;
   int64_t vector_stride;  // weights from one vector to the next
   int32_t groups;
@@ -99,7 +100,7 @@ struct Int8UnpackTask {
 };
 
 struct Int8Kernels {
-  int32_t max_tile;  // most pixels per tile
+  TileShape tile;  // of conv; other kernels take no tiles of its geometry
 
   void (*conv)(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors, int first_tile,
                int last_tile);

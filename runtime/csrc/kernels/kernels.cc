@@ -8,6 +8,11 @@
 #include "kernels/conv.h"
 #include "kernels/depthwise.h"
 #include "kernels/int8.h"
+#ifdef COMPRESS_MATRICES
+#include "kernels/int8_matrix.h"
+#else
+#include "kernels/int8_conv.h"
+#endif
 #include "kernels/int8_depthwise.h"
 #include "kernels/int8_unpack.h"
 #include "kernels/interleave.h"
@@ -57,7 +62,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .gather = gather,
     .multiply = multiply,
     .few_pixels = kFewPixels,
-    .int8 = {.max_tile = kMaxInt8Tile,
+    .int8 = {.tile = {kMaxInt8Tile, kEvenTiles},
              .conv = conv_int8,
              .start = start_int8,
              .pack = pack_int8,

@@ -18,10 +18,19 @@ struct Run {
 // nor a multiplication by zero. Its pixels are numbered row by row and cut into tiles of nearly equal size.
 struct Region {
   int32_t y, x, width, pixels;
+  // Places between its rows that tiles count, for which nothing is computed: then the inputs of a tile lie
+  // evenly apart, wherever it is.
+  int32_t gap;
   int32_t first_tile, tiles;
   int64_t input_pixel;  // input pixel under (y, x) at the first valid tap
   const Run* runs;
   int32_t num_runs;  // 0: every tap lies in the padding
+};
+
+// What a kernel takes at a time.
+struct TileShape {
+  int32_t places;     // most pixels, with those of gaps
+  bool even = false;  // rather such whose inputs lie evenly apart: over gaps, or within a row
 };
 
 // All of a plane's regions, and how their pixels lie in the input.

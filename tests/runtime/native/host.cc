@@ -222,7 +222,7 @@ void check_division(Random& random, const std::string& number) {
   };
   const compress::Geometry geometry =
       make_geometry(axis(), axis(), random.integer(5, 40), random.integer(5, 40),
-                    static_cast<int32_t>(random.one_of({6, 14})));
+                    {static_cast<int32_t>(random.one_of({6, 14, 32})), random.chance(0.5)});
   compress::Division division = {&geometry, static_cast<int32_t>(random.integer(1, 20)),
                                  static_cast<int32_t>(random.integer(1, 9)), random.chance(0.5),
                                  random.chance(0.3) ? 0 : random.integer(0, geometry.tap_pixels)};

@@ -1,0 +1,75 @@
+// AMX: floats and vectors as in avx512vbmi.h; a matrix of 16 pixels by 64 bytes times one of 64 by 16 outputs
+// is one instruction.
+// isa-flags: -mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx512vnni -mavx512vbmi -mamx-tile -mamx-int8 -mavx2 -mfma
+// isa-processor: x86_64|AMD64|amd64
+// isa-rank: 60
+// isa-requires: avx512f avx512dq avx512vl avx512bw avx512vnni avx512vbmi
+// isa-also: amx_permitted()
+// isa-description: AMX (int8), AVX-512 (F, DQ, VL, BW, VNNI, VBMI), 16 floats a vector, 16 times 64 bytes a matrix
+#ifndef COMPRESS_ISA_AMX_H_
+#define COMPRESS_ISA_AMX_H_
+
+#include "isa/avx512.h"
+
+#define COMPRESS_MATRICES
+
+namespace {
+
+// Pixels, or groups of weights: of these a matrix has a row each.
+inline constexpr int kMatrixRows = 16;
+inline constexpr int kMatrixBytes = 64;  // of a row
+inline constexpr int kMaxInt8Tile = 2 * kMatrixRows;
+
+// What the eight matrix registers hold, as the processor reads it.
+struct alignas(64) MatrixSizes {
+  uint8_t palette = 1;
+  uint8_t first_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// The registers are named in the instructions, so they are arguments of the templates. Not the intrinsics:
+// GCC 12's do not tell the compiler that they read memory.
+inline void size_matrices(const MatrixSizes& sizes) { asm volatile("ldtilecfg %0" ::"m"(sizes)); }
+inline void release_matrices() { asm volatile("tilerelease"); }
+template <int kMatrix>
+inline void zero_matrix() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(kMatrix));
+}
+// Rows `step` bytes apart.
+template <int kMatrix>
+inline void load_matrix(const void* from, int64_t step) {
+  asm volatile("tileloadd (%1,%2,1), %%tmm%c0" ::"i"(kMatrix), "r"(from), "r"(step) : "memory");
+}
+template <int kMatrix>
+inline void store_matrix(void* to, int64_t step) {
+  asm volatile("tilestored %%tmm%c0, (%1,%2,1)" ::"i"(kMatrix), "r"(to), "r"(step) : "memory");
+}
+// sums += x * w, of bytes without and with a sign, in int32.
+template <int kSums, int kX, int kW>
+inline void add_products() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
+}
+
+// Values from 0 to 255, rounded to the nearest, ties to even, as bytes: 32 of a row, 32 of another.
+inline void store_two_rows(uint8_t* a, uint8_t* b, Vec a0, Vec a1, Vec b0, Vec b1) {
+  const auto pairs = [](Vec low, Vec high) {
+    return _mm512_packs_epi32(_mm512_cvtps_epi32(low), _mm512_cvtps_epi32(high));
+  };
+  const __m512i quarters = _mm512_packus_epi16(pairs(a0, a1), pairs(b0, b1));  // of four values of each
+  const Lanes order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i rows = _mm512_permutexvar_epi32(order, quarters);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(a), _mm512_castsi512_si256(rows));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(b), _mm512_extracti64x4_epi64(rows, 1));
+}
+
+// The first `count` of at most kMatrixBytes; the bytes behind them are 0.
+inline void copy_first_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
+  const __mmask64 mask = count >= kMatrixBytes ? ~__mmask64{0} : (__mmask64{1} << count) - 1;
+  _mm512_storeu_si512(to, _mm512_maskz_loadu_epi8(mask, from));
+}
+
+}  // namespace
+
+#endif  // COMPRESS_ISA_AMX_H_
