@@ -57,14 +57,7 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
       vectors_((winners_ + lanes_ - 1) / lanes_),
       predictor_(spec.layer, kernels) {
   const int32_t padded = all_vectors_ * lanes_;
-  const int64_t vector_stride = static_cast<int64_t>(inputs_) * taps_ * lanes_;
-  weight_ = Buffer(static_cast<size_t>(vector_stride) * all_vectors_);
-  std::memset(weight_.data(), 0, weight_.bytes());
-  for (int64_t o = 0; o < outputs_; ++o) {
-    char* const vector = weight_.data() + o / lanes_ * vector_stride + o % lanes_;
-    const int8_t* const source = spec.weight.data + o * inputs_ * taps_;
-    for (int64_t i = 0; i < int64_t{inputs_} * taps_; ++i) vector[i * lanes_] = static_cast<char>(source[i]);
-  }
+  fill_weights(spec.weight.data);
 
   per_output_ = Buffer(sizeof(float) * 4 * static_cast<size_t>(padded));
   std::memset(per_output_.data(), 0, per_output_.bytes());
@@ -102,12 +95,13 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
     work.channels = inputs_;
     work.groups = groups_of(inputs_);
     work.vector_bytes = int64_t{taps_} * work.groups * lanes_ * kGroup;
+    int8_t* squeezed = nullptr;
     const auto carve = [&](char* memory) {
       Carver carver(memory);
       work.live_memory = carver.take<int32_t>(inputs_);
       work.winners = carver.take<int32_t>(winners_ + kMaxLanes);
-      work.first_step = carver.take<int32_t>(vectors_ + 1);
-      work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
+      take_choice(work, carver);
+      squeezed = carver.take<int8_t>(row_memory(inputs_));
       return carver.used();
     };
     const Buffer memory(carve(nullptr));
@@ -115,10 +109,10 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
     for (int32_t c = 0; c < inputs_; ++c) work.live_memory[c] = c;
     for (int32_t o = 0; o < outputs_; ++o) work.winners[o] = o;
     work.live = work.live_memory;
-    squeeze_steps(work.winners, winners_, lanes_, lanes_, work.steps, work.first_step);
+    list_choice(work);
     whole_ = Buffer(static_cast<size_t>(work.vector_bytes) * vectors_);
     for (int32_t v = 0; v < vectors_; ++v) {
-      pack(work, v, reinterpret_cast<int8_t*>(whole_.data()) + v * work.vector_bytes);
+      pack(work, v, squeezed, reinterpret_cast<int8_t*>(whole_.data()) + v * work.vector_bytes);
     }
   }
   spec_.weight.data = nullptr;
@@ -133,6 +127,46 @@ FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
     spec_.depthwise->weight.data = nullptr;
     spec_.depthwise->weight_step.data = spec_.depthwise->spec.shift.data = nullptr;
   }
+}
+
+void FbsConvInt8::fill_weights(const int8_t* source) {
+  const int64_t channels = inputs_, taps = taps_, size = channels * taps;
+  const bool rows = kernels_->int8.weight_rows;
+  const int64_t vector_stride = size * lanes_;
+  weight_ = Buffer(static_cast<size_t>(rows ? size * outputs_ + kPackSlack : vector_stride * all_vectors_));
+  std::memset(weight_.data(), 0, weight_.bytes());
+  for (int64_t o = 0; o < outputs_; ++o) {
+    char* const to = weight_.data() + (rows ? o * size : o / lanes_ * vector_stride + o % lanes_);
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t t = 0; t < taps; ++t, ++source)
+        to[rows ? t * channels + c : (c * taps + t) * lanes_] = static_cast<char>(*source);
+    }
+  }
+}
+
+// What pack() reads of what is live and what has won.
+void FbsConvInt8::take_choice(Work& work, Carver& carver) const {
+  if (kernels_->int8.weight_rows) {
+    work.live_bits = carver.take<uint64_t>((inputs_ + 63) / 64);
+  } else {
+    work.first_step = carver.take<int32_t>(vectors_ + 1);
+    work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
+  }
+}
+
+void FbsConvInt8::list_choice(const Work& work) const {
+  if (kernels_->int8.weight_rows) {
+    std::fill_n(work.live_bits, (inputs_ + 63) / 64, 0);
+    for (int32_t c = 0; c < work.channels; ++c)
+      work.live_bits[work.live[c] / 64] |= uint64_t{1} << work.live[c] % 64;
+  } else {
+    squeeze_steps(work.winners, winners_, lanes_, lanes_, work.steps, work.first_step);
+  }
+}
+
+// Bytes of Int8PackTask::rows.
+int64_t FbsConvInt8::row_memory(int32_t channels) const {
+  return kernels_->int8.weight_rows ? lanes_ * pack_row_bytes(channels) : 0;
 }
 
 void FbsConvInt8::fill_filters(const Int8Depthwise& depthwise) {
@@ -254,8 +288,7 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
     work.winners = carver.take<int32_t>(winners_ + kMaxLanes);
     work.scale = carver.take<float>(winners_padded);
     work.bias = carver.take<float>(winners_padded);
-    work.first_step = carver.take<int32_t>(vectors_ + 1);
-    work.steps = carver.take<SqueezeStep>(max_squeeze_steps(outputs_, winners_, lanes_));
+    take_choice(work, carver);
     if (channels % kGroup != 0) work.spread = carver.take<uint8_t>(pixels * work.groups * kGroup);
     shared.shares = carver.take<Share>(shared.count);
     shared.segments = carver.take<Segment>(max_segments(vectors_, shared.count));
@@ -264,7 +297,11 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
   const auto carve_share = [&](char* memory) {
     const int64_t slots = shared.slots_a_share();
     Carver carver(memory);
-    if (!work.stored) work.packed = carver.take<int8_t>(slots * kMaxInt8Vectors * work.vector_bytes);
+    if (!work.stored) {
+      work.packed = carver.take<int8_t>(slots * kMaxInt8Vectors * work.vector_bytes);
+      work.row_size = row_memory(channels);
+      work.rows = carver.take<int8_t>(slots * work.row_size);
+    }
     if (spec_.x.zero != 0) work.start = carver.take<int32_t>(slots * work.start_size);
     work.band_memory = carver.take<float>(band_floats);
     work.filter_rows = carver.take<float>(filter_floats);
@@ -324,7 +361,7 @@ void FbsConvInt8::choose(const uint8_t* x, const Geometry& geometry, const Work&
     if (winner_block_ > 1) block_means(work.saliency, outputs_, winner_block_, work.ranked);
     top_k(*kernels_, work.ranked, outputs_, winners_, work.keys, work.winners);
   }
-  if (!work.stored) squeeze_steps(work.winners, winners_, lanes_, lanes_, work.steps, work.first_step);
+  if (!work.stored) list_choice(work);
 
   for (int32_t i = 0; i < vectors_ * lanes_; ++i) {
     const bool wins = i < winners_;

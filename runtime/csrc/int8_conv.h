@@ -56,7 +56,11 @@ class FbsConvInt8 {
   void take_tiles(const Int8ConvTask& task, const Work& work, int32_t share) const;
   const int8_t* segment_weights(const Work& work, const Segment& segment, Slot slot) const;
   void pack_segment(const Work& work, const Segment& segment, Slot slot) const;
-  void pack(const Work& work, int32_t vector, int8_t* out) const;
+  void fill_weights(const int8_t* source);
+  void take_choice(Work& work, Carver& carver) const;
+  void list_choice(const Work& work) const;
+  int64_t row_memory(int32_t channels) const;
+  void pack(const Work& work, int32_t vector, int8_t* rows, int8_t* out) const;
 
   // The same with a depthwise convolution behind it: int8_bands.cc.
   void convolve_bands(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
@@ -69,7 +73,7 @@ class FbsConvInt8 {
   int32_t outputs_, inputs_, taps_, winners_, winner_block_;
   int32_t lanes_, all_vectors_, vectors_;  // vectors of all outputs, and of winners
 
-  Buffer weight_;  // [vector][channel][tap][lanes], from which a call's groups are packed
+  Buffer weight_;  // from which a call's groups are packed: as Int8PackTask has it
   Buffer whole_;   // as they are packed where every output wins and every input is there; else empty
   Predictor predictor_;
   Buffer per_output_;  // the rows below: each padded to whole vectors

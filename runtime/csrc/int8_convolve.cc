@@ -1,4 +1,6 @@
 // FbsConvInt8's second half: the winners' weights packed, and the convolution.
+#include <algorithm>
+
 #include "int8_conv.h"
 #include "int8_work.h"
 
@@ -14,19 +16,28 @@ constexpr int64_t kFarWeights = int64_t{1} << 18;
 
 }  // namespace
 
-// The weights of one vector of winners.
-void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* out) const {
+// The weights of one vector of winners; `rows` as Int8PackTask has it.
+void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* rows, int8_t* out) const {
   Int8PackTask task = {};
   task.w = reinterpret_cast<const int8_t*>(weight_.data());
-  task.vector_stride = static_cast<int64_t>(inputs_) * taps_ * lanes_;
-  task.live = work.live;
+  task.all_channels = inputs_;
   task.channels = work.channels;
   task.taps = taps_;
-  task.steps = work.steps + work.first_step[vector];
-  task.num_steps = work.first_step[vector + 1] - work.first_step[vector];
-  task.far = task.vector_stride * all_vectors_ >= kFarWeights;
   task.out = out;
-  kernels_->int8.pack(task, 0, work.groups);
+  if (kernels_->int8.weight_rows) {
+    const bool whole = work.channels == inputs_ && inputs_ % kGroup == 0;
+    task.winners = work.winners + vector * lanes_;
+    task.outputs = std::min(lanes_, winners_ - vector * lanes_);
+    task.live_bits = whole ? nullptr : work.live_bits;
+    task.rows = rows;
+  } else {
+    task.vector_stride = static_cast<int64_t>(inputs_) * taps_ * lanes_;
+    task.live = work.live;
+    task.steps = work.steps + work.first_step[vector];
+    task.num_steps = work.first_step[vector + 1] - work.first_step[vector];
+    task.far = task.vector_stride * all_vectors_ >= kFarWeights;
+  }
+  kernels_->int8.pack(task);
 }
 
 // All but where it writes, and of what plane.
@@ -74,7 +85,7 @@ const int8_t* FbsConvInt8::segment_weights(const Work& work, const Segment& segm
 
 void FbsConvInt8::pack_segment(const Work& work, const Segment& segment, Slot slot) const {
   for (int32_t v = 0; v < segment.width && !work.stored; ++v)
-    pack(work, segment.vector + v, work.slot_weights(slot) + v * work.vector_bytes);
+    pack(work, segment.vector + v, work.slot_rows(slot), work.slot_weights(slot) + v * work.vector_bytes);
 }
 
 // The segments of a share that nobody has begun.

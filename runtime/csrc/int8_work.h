@@ -34,8 +34,10 @@ struct FbsConvInt8::Work {
   int32_t* winners;
   float* scale;
   float* bias;
+  // What list_choice() writes.
   int32_t* first_step;
   SqueezeStep* steps;
+  uint64_t* live_bits;
   uint8_t* spread;  // the input with whole groups; null: it has them
 
   // How threads divide it, and what a segment needs: its packed weights, and where its sums start.
@@ -44,6 +46,8 @@ struct FbsConvInt8::Work {
   // Of each share: what its segments but the last need, and behind it what its last one does.
   SharePitch own;
   int8_t* packed;
+  int8_t* rows;
+  int64_t row_size;
   int32_t* start;  // null: the input's zero is 0
   int64_t start_size;
   // And where a depthwise convolution is behind it.
@@ -53,6 +57,7 @@ struct FbsConvInt8::Work {
   int8_t* slot_weights(Slot slot) const {
     return own.of(packed, slot.share) + slot.number * kMaxInt8Vectors * vector_bytes;
   }
+  int8_t* slot_rows(Slot slot) const { return own.of(rows, slot.share) + slot.number * row_size; }
   int32_t* slot_start(Slot slot) const {
     return start == nullptr ? nullptr : own.of(start, slot.share) + slot.number * start_size;
   }

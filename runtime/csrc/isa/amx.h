@@ -1,11 +1,11 @@
 // AMX: floats and vectors as in avx512vbmi.h; a matrix of 16 pixels by 64 bytes times one of 64 by 16 outputs
 // is one instruction.
-// isa-flags: -mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx512vnni -mavx512vbmi -mamx-tile -mamx-int8 -mavx2 -mfma
+// isa-flags: -mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx512vnni -mavx512vbmi -mavx512vbmi2 -mamx-tile -mamx-int8 -mavx2 -mfma
 // isa-processor: x86_64|AMD64|amd64
 // isa-rank: 60
-// isa-requires: avx512f avx512dq avx512vl avx512bw avx512vnni avx512vbmi
+// isa-requires: avx512f avx512dq avx512vl avx512bw avx512vnni avx512vbmi avx512vbmi2
 // isa-also: amx_permitted()
-// isa-description: AMX (int8), AVX-512 (F, DQ, VL, BW, VNNI, VBMI), 16 floats a vector, 16 times 64 bytes a matrix
+// isa-description: AMX (int8), AVX-512 (F, DQ, VL, BW, VNNI, VBMI, VBMI2), 16 floats a vector, 16 times 64 bytes a matrix
 #ifndef COMPRESS_ISA_AMX_H_
 #define COMPRESS_ISA_AMX_H_
 

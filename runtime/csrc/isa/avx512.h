@@ -170,6 +170,39 @@ inline Vec finished(ByteVec packed) {
 }
 #endif
 
+#ifdef __AVX512VBMI2__
+#define COMPRESS_ROW_PACK
+// The bytes that `mask` names, one after the other, then zeros: kLanes lanes are written.
+inline void compress_bytes(int8_t* to, const int8_t* from, uint64_t mask) {
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(from)));
+}
+
+// Four bytes of each of kLanes rows after the other, `groups` times. Of each row whole quarters of a vector
+// are read.
+inline void store_groups(const int8_t* const* rows, int groups, int8_t* out) {
+  const auto quarter = [&](int row, int64_t at) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[row] + at));
+  };
+  for (int g = 0; g < groups; g += 4, out += 4 * sizeof(__m512i)) {
+    __m512i four[4];  // rows i, i + 4, i + 8 and i + 12
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      four[i] = _mm512_castsi128_si512(quarter(i, 4 * g));
+      four[i] = _mm512_inserti32x4(four[i], quarter(i + 4, 4 * g), 1);
+      four[i] = _mm512_inserti32x4(four[i], quarter(i + 8, 4 * g), 2);
+      four[i] = _mm512_inserti32x4(four[i], quarter(i + 12, 4 * g), 3);
+    }
+    const __m512i low = _mm512_unpacklo_epi32(four[0], four[1]),
+                  more = _mm512_unpacklo_epi32(four[2], four[3]);
+    const __m512i high = _mm512_unpackhi_epi32(four[0], four[1]),
+                  most = _mm512_unpackhi_epi32(four[2], four[3]);
+    _mm512_storeu_si512(out, _mm512_unpacklo_epi64(low, more));
+    if (g + 1 < groups) _mm512_storeu_si512(out + 64, _mm512_unpackhi_epi64(low, more));
+    if (g + 2 < groups) _mm512_storeu_si512(out + 128, _mm512_unpacklo_epi64(high, most));
+    if (g + 3 < groups) _mm512_storeu_si512(out + 192, _mm512_unpackhi_epi64(high, most));
+  }
+}
+#else
 // As in kernels/columns.h, a row in each quarter until all is found: a byte of -1 picks a 0.
 using Columns = __m512i;
 inline Columns columns_of(const int32_t* lanes) {
@@ -188,6 +221,7 @@ inline Lanes interleave(Lanes found) {
   const __m128i bytes = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(quarters, found), _mm512_broadcast_i32x4(bytes));
 }
+#endif
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// What goes with a convolution of bytes by packed groups of four channels: its weights, where its sums start,
-// how they become bytes; contracts at Int8ConvTask, Int8PackTask and Int8Kernels.
+// What goes with a convolution of bytes by packed groups of four channels: where its sums start, how they
+// become bytes, the sums of its input; contracts at Int8ConvTask and Int8Kernels.
 #ifndef COMPRESS_KERNELS_INT8_H_
 #define COMPRESS_KERNELS_INT8_H_
 
@@ -10,13 +10,10 @@
 namespace {
 
 using compress::Int8ConvTask;
-using compress::Int8PackTask;
 using compress::kGroup;
 
 constexpr int kRowBytes = kLanes * kGroup;  // one group's weights for one vector of outputs
 constexpr int64_t kStartPitch = int64_t{compress::kMaxInt8Vectors} * kLanes;
-constexpr int kLineBytes = 64;
-constexpr int kGroupsAhead = 4;  // packed before a group's weights that were asked for are read
 
 // Adding it leaves no bits for fractions, so the addition itself rounds: 1.5 * 2^23.
 constexpr float kRound = 12582912.0f;
@@ -51,72 +48,6 @@ void start_int8(const Int8ConvTask& task, const int8_t* w, int num_vectors) {
       store_lanes(start, sums);
       for (int i = 0; i < kLanes; ++i) start[i] = -start[i];
     }
-  }
-}
-
-// As pack_rows: kSteps at compile time keeps the columns in registers, 0 reads them from memory.
-template <int kSteps>
-void pack_int8_groups(const Int8PackTask& task, int first, int last) {
-  constexpr int kKnown = kSteps > 0 ? kSteps : 1;
-  Columns columns[kKnown];
-  int64_t source[kKnown];
-  if constexpr (kSteps > 0) {
-#pragma GCC unroll 8
-    for (int s = 0; s < kSteps; ++s) {
-      columns[s] = columns_of(task.steps[s].lanes);
-      source[s] = task.steps[s].source * task.vector_stride;
-    }
-  }
-  const int groups = (task.channels + kGroup - 1) / kGroup;
-  const int64_t channel_stride = static_cast<int64_t>(task.taps) * kLanes;
-  for (int g = first; g < last; ++g) {
-    const int left = task.channels - g * kGroup;
-    const uint8_t* rows[kGroup];
-    for (int i = 0; i < kGroup; ++i) {  // of a channel that is not there: any row, masked below
-      const int64_t channel = task.live[g * kGroup + (i < left ? i : 0)];
-      rows[i] = reinterpret_cast<const uint8_t*>(task.w) + channel * channel_stride;
-    }
-    if (task.far && left >= (kGroupsAhead + 1) * kGroup) {
-      for (int i = 0; i < kGroup; ++i) {
-        const int8_t* const row = task.w + task.live[(g + kGroupsAhead) * kGroup + i] * channel_stride;
-        for (int s = 0; s < task.num_steps; ++s) {
-          const int8_t* const taps = row + task.steps[s].source * task.vector_stride;
-          for (int64_t byte = 0; byte < channel_stride; byte += kLineBytes)
-            __builtin_prefetch(taps + byte, 0, 2);
-        }
-      }
-    }
-    const Lanes there = broadcast_lane(left >= kGroup ? -1 : (1 << 8 * left) - 1);
-    int8_t* out = task.out + static_cast<int64_t>(g) * kRowBytes;
-    for (int t = 0; t < task.taps; ++t, out += static_cast<int64_t>(groups) * kRowBytes) {
-      Lanes found = broadcast_lane(0);
-      if constexpr (kSteps > 0) {
-#pragma GCC unroll 8
-        for (int s = 0; s < kSteps; ++s) found = add_columns(found, rows, source[s] + t * kLanes, columns[s]);
-      } else {
-        for (int s = 0; s < task.num_steps; ++s) {
-          const compress::SqueezeStep& step = task.steps[s];
-          found =
-              add_columns(found, rows, step.source * task.vector_stride + t * kLanes, columns_of(step.lanes));
-        }
-      }
-      store_lanes(reinterpret_cast<int32_t*>(out), and_lanes(interleave(found), there));
-    }
-  }
-}
-
-void pack_int8(const Int8PackTask& task, int first, int last) {
-  switch (task.num_steps) {
-    case 1:
-      return pack_int8_groups<1>(task, first, last);
-    case 2:
-      return pack_int8_groups<2>(task, first, last);
-    case 3:
-      return pack_int8_groups<3>(task, first, last);
-    case 4:
-      return pack_int8_groups<4>(task, first, last);
-    default:
-      return pack_int8_groups<0>(task, first, last);
   }
 }
 

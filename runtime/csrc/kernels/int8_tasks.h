@@ -66,19 +66,36 @@ struct Int8DepthwiseTask {
 };
 
 // out[t][g][lane][i] = weight of the lane's winner for tap t and the i-th channel of group g, 0 where there
-// is no such channel, for one output vector and g in [first, last).
-//   w [vector][C][tap][lanes]; out [tap][groups][lanes][kGroup], aligned to a vector.
+// is no such channel, for one output vector.
+//   w [vector][C][tap][lanes], or [K][tap][C] where Int8Kernels::weight_rows; out
+//   [tap][groups][lanes][kGroup], aligned to a vector.
 struct Int8PackTask {
   const int8_t* w;
+  int32_t all_channels;  // C
+  int32_t channels;      // how many are live
+  int32_t taps;
+  int8_t* out;
+
+  // Of vectors of outputs:
   int64_t vector_stride;
   const int32_t* live;  // ascending
-  int32_t channels;     // how many are live
-  int32_t taps;
   const SqueezeStep* steps;
   int32_t num_steps;
   bool far;  // the weights are not in the caches: ask for them early
-  int8_t* out;
+
+  // Of rows, which may be read kPackSlack bytes beyond their end:
+  const int32_t* winners;
+  int32_t outputs;            // of this vector; the lanes behind them may be packed with anything
+  const uint64_t* live_bits;  // a bit for each of all channels; null: all are live, in whole groups
+  int8_t* rows;               // memory of lanes * pack_row_bytes(channels)
 };
+
+inline constexpr int kPackSlack = 64;
+
+// Of one row that is squeezed, with what is written and read behind it.
+inline constexpr int64_t pack_row_bytes(int32_t channels) {
+  return (int64_t{channels} + 2 * kPackSlack - 1) / kPackSlack * kPackSlack;
+}
 
 // y[p][c] = to_uint8(clamp(x[p][i] * x_scale + z[p][c] * z_scale + shift, lower, 255)) where i is the input
 // of channel c, and x_zero stands for x[p][i] where it has none. Every operation is rounded by itself, so
@@ -109,7 +126,8 @@ struct Int8Kernels {
   // from where the input's byte for 0.0 is input_zero. For the vectors of one call of `conv`.
   void (*start)(const Int8ConvTask& task, const int8_t* w, int num_vectors);
 
-  void (*pack)(const Int8PackTask& task, int first, int last);
+  bool weight_rows;  // as Int8PackTask has them
+  void (*pack)(const Int8PackTask& task);
 
   void (*unpack)(const Int8UnpackTask& task);
 

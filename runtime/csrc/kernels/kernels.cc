@@ -8,6 +8,11 @@
 #include "kernels/conv.h"
 #include "kernels/depthwise.h"
 #include "kernels/int8.h"
+#ifdef COMPRESS_ROW_PACK
+#include "kernels/int8_row_pack.h"
+#else
+#include "kernels/int8_pack.h"
+#endif
 #ifdef COMPRESS_MATRICES
 #include "kernels/int8_matrix.h"
 #else
@@ -65,6 +70,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .int8 = {.tile = {kMaxInt8Tile, kEvenTiles},
              .conv = conv_int8,
              .start = start_int8,
+             .weight_rows = kWeightRows,
              .pack = pack_int8,
              .unpack = unpack_int8,
              .depthwise = int8_depthwise,
