@@ -25,23 +25,6 @@ constexpr int64_t kDividedSums = 1000;
 constexpr int64_t kSumPixels = int64_t{1} << 23;
 constexpr int64_t kShiftedSumPixels = (int64_t{1} << 31) / (kMostLeftOut + 512);
 
-// Copies pixels so that each has whole groups of channels. What follows a pixel's channels is multiplied by
-// weights of 0, so it may be the next pixel's.
-void spread(const uint8_t* x, int64_t pixels, int32_t channels, uint8_t* to) {
-  const int64_t pitch = int64_t{groups_of(channels)} * kGroup;
-  const int64_t whole = std::max<int64_t>(0, pixels - kGroup);  // of which so much may be read
-  if (pitch == kGroup) {
-    for (int64_t p = 0; p < whole; ++p) std::memcpy(to + p * kGroup, x + p * channels, kGroup);
-  } else {
-    for (int64_t p = 0; p < whole; ++p)
-      std::memcpy(to + p * pitch, x + p * channels, static_cast<size_t>(pitch));
-  }
-  for (int64_t p = whole; p < pixels; ++p) {
-    std::memset(to + (p + 1) * pitch - kGroup, 0, kGroup);
-    std::memcpy(to + p * pitch, x + p * channels, static_cast<size_t>(channels));
-  }
-}
-
 }  // namespace
 
 FbsConvInt8::FbsConvInt8(const Int8Spec& spec, const KernelTable* kernels)
@@ -223,9 +206,11 @@ void FbsConvInt8::run(const Tensor<uint8_t>& x, const Tensor<int64_t>& index, ui
                       const Parallel& parallel) const {
   const int64_t samples = x.dims[0];
   if (samples == 0) return;
-  const std::shared_ptr<const Geometry> shape =
-      geometry_.get(spec_.layer.y(), spec_.layer.x(), x.dims[1], x.dims[2], kernels_->int8.tile);
   const auto channels = static_cast<int32_t>(x.dims[3]);
+  const bool even = kernels_->int8.tile.even && !spec_.depthwise;
+  const LaidPlane laid = laid_plane(window(), x.dims[1], x.dims[2], channels, even);
+  const std::shared_ptr<const Geometry> shape =
+      geometry_.get(laid.y.axis, laid.x.axis, laid.y.size, laid.x.size, kernels_->int8.tile);
   const int64_t x_size = x.dims[1] * x.dims[2] * x.dims[3];
   const Dims y_dims = spec_.y_dims(x.dims);
   const int64_t y_size = y_dims[1] * y_dims[2] * y_dims[3];
@@ -233,8 +218,8 @@ void FbsConvInt8::run(const Tensor<uint8_t>& x, const Tensor<int64_t>& index, ui
   const Manner how = manner(*shape, x.dims, alone ? 1 : parallel.threads());
   const auto sample = [&](size_t n, const Parallel& inner) {
     const auto i = static_cast<int64_t>(n);
-    run_sample(x.data + i * x_size, index.data + (index.dims[0] == 1 ? 0 : i * channels), channels, *shape,
-               how, y + i * y_size, j + i * winners_, inner);
+    run_sample(x.data + i * x_size, index.data + (index.dims[0] == 1 ? 0 : i * channels), laid, *shape, how,
+               y + i * y_size, j + i * winners_, inner);
   };
   if (alone) {
     parallel(static_cast<size_t>(samples), [&](size_t n) { sample(n, Parallel()); });
@@ -243,12 +228,13 @@ void FbsConvInt8::run(const Tensor<uint8_t>& x, const Tensor<int64_t>& index, ui
   }
 }
 
-void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t channels,
+void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, const LaidPlane& laid,
                              const Geometry& geometry, const Manner& manner, uint8_t* y, int64_t* j,
                              const Parallel& parallel) const {
   const int32_t padded = all_vectors_ * lanes_;
   const int32_t winners_padded = vectors_ * lanes_;
-  const int64_t pixels = geometry.input_height * geometry.input_width;
+  const int64_t pixels = laid.input_height * laid.input_width;
+  const int32_t channels = laid.channels;
 
   Work work = {};
   work.channels = channels;
@@ -289,7 +275,7 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
     work.scale = carver.take<float>(winners_padded);
     work.bias = carver.take<float>(winners_padded);
     take_choice(work, carver);
-    if (channels % kGroup != 0) work.spread = carver.take<uint8_t>(pixels * work.groups * kGroup);
+    if (!laid.is_input()) work.laid = carver.take<uint8_t>(laid.bytes());
     shared.shares = carver.take<Share>(shared.count);
     shared.segments = carver.take<Segment>(max_segments(vectors_, shared.count));
     return carver.used();
@@ -315,9 +301,9 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, int32_t cha
 
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(index[c]);
   work.live = work.live_memory;
-  choose(x, geometry, work, j, parallel);
-  if (work.spread != nullptr) spread(x, pixels, channels, work.spread);
-  const uint8_t* const from = work.spread == nullptr ? x : work.spread;
+  choose(x, pixels, work, j, parallel);
+  if (work.laid != nullptr) lay_out(laid, x, static_cast<uint8_t>(spec_.x.zero), work.laid, parallel);
+  const uint8_t* const from = work.laid == nullptr ? x : work.laid;
   if (manner.plan != nullptr) {
     convolve_bands(from, geometry, work, y, parallel);
   } else {
@@ -349,9 +335,9 @@ void FbsConvInt8::take_means(const uint8_t* x, int64_t pixels, const Work& work,
 }
 
 // Saliency, winners, and what the convolution needs to know of them.
-void FbsConvInt8::choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j,
+void FbsConvInt8::choose(const uint8_t* x, int64_t pixels, const Work& work, int64_t* j,
                          const Parallel& parallel) const {
-  take_means(x, geometry.input_height * geometry.input_width, work, parallel);
+  take_means(x, pixels, work, parallel);
   predictor_.run(work.means, work.live, work.channels, saliency_bias_, spec_.layer.saliency_slope,
                  work.manner->saliency_parts, parallel, work.saliency);
   if (spec_.layer.normalize != 0) scale_to_mean_one(work.saliency, outputs_);

@@ -11,6 +11,7 @@
 #include "geometry.h"
 #include "int8_layer.h"
 #include "kernels/table.h"
+#include "laid_plane.h"
 #include "parallel.h"
 #include "predictor.h"
 #include "scratch.h"
@@ -44,11 +45,10 @@ class FbsConvInt8 {
   BandShape band_shape() const;
   Manner manner(const Geometry& geometry, const Dims& x, int threads) const;
   void fill_filters(const Int8Depthwise& depthwise);
-  void run_sample(const uint8_t* x, const int64_t* index, int32_t channels, const Geometry& geometry,
+  void run_sample(const uint8_t* x, const int64_t* index, const LaidPlane& laid, const Geometry& geometry,
                   const Manner& manner, uint8_t* y, int64_t* j, const Parallel& parallel) const;
   void take_means(const uint8_t* x, int64_t pixels, const Work& work, const Parallel& parallel) const;
-  void choose(const uint8_t* x, const Geometry& geometry, const Work& work, int64_t* j,
-              const Parallel& parallel) const;
+  void choose(const uint8_t* x, int64_t pixels, const Work& work, int64_t* j, const Parallel& parallel) const;
   Int8ConvTask conv_task(const uint8_t* x, const Geometry& geometry, const Work& work) const;
   void convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
                 const Parallel& parallel) const;

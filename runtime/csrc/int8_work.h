@@ -6,8 +6,6 @@
 
 namespace compress {
 
-inline int32_t groups_of(int32_t channels) { return (channels + kGroup - 1) / kGroup; }
-
 // How threads divide a sample.
 struct FbsConvInt8::Manner {
   int32_t shares = 1;
@@ -38,7 +36,7 @@ struct FbsConvInt8::Work {
   int32_t* first_step;
   SqueezeStep* steps;
   uint64_t* live_bits;
-  uint8_t* spread;  // the input with whole groups; null: it has them
+  uint8_t* laid;  // what the convolution reads; null: the input
 
   // How threads divide it, and what a segment needs: its packed weights, and where its sums start.
   SharedWork shared;

@@ -58,6 +58,8 @@ struct MatrixTile {
   bool even;  // all rows are evenly apart in memory, from `x` on
   const uint8_t* x;
   int64_t x_step, y_step;
+  int before;  // rows of the first matrix before the tile's: 0 but at a plane's end
+  int second;  // the row that the second matrix begins with: both end where the tile does
   int num_pieces;
   LinePiece<Output> pieces[kMaxInt8Tile];
 };
@@ -127,7 +129,7 @@ inline void store_sums(const Int8ConvTask& task, const MatrixTile<Output>& tile,
     bias[v] = load(task.bias + first_output + v * kLanes);
   }
   const auto value = [&](int v, int r) {
-    return clamp(add(mul(to_floats(load_lanes(sums[v][r])), scale[v]), bias[v]), lower, upper);
+    return clamp(add(mul(to_floats(load_lanes(sums[v][tile.before + r])), scale[v]), bias[v]), lower, upper);
   };
   for (int i = 0; i < tile.num_pieces; ++i) {
     const LinePiece<Output>& piece = tile.pieces[i];
@@ -171,7 +173,7 @@ void conv_matrices(const Int8ConvTask& task, const Region& region, const MatrixT
     const int64_t groups = static_cast<int64_t>(run.taps) * task.groups;
     const int8_t* const row = w + static_cast<int64_t>(run.tap) * task.groups * kRowBytes;
     if (tile.even) {
-      multiply_groups<kVectors, kMatrices>(tile.x + offset, tile.x_step, kMatrixRows * tile.x_step,
+      multiply_groups<kVectors, kMatrices>(tile.x + offset, tile.x_step, tile.second * tile.x_step,
                                            kMatrixBytes, row, vector_stride, groups);
       continue;
     }
@@ -180,7 +182,7 @@ void conv_matrices(const Int8ConvTask& task, const Region& region, const MatrixT
     for (int64_t first = 0; first < groups; first += kAtOnce) {
       const int64_t left = groups - first < kAtOnce ? groups - first : kAtOnce;
       copy_rows(tile, offset + first * kGroup, left * kGroup, copied);
-      multiply_groups<kVectors, kMatrices>(copied[0][0], kMatrixBytes, kMatrixRows * kMatrixBytes,
+      multiply_groups<kVectors, kMatrices>(copied[0][0], kMatrixBytes, tile.second * kMatrixBytes,
                                            kMaxInt8Tile * kMatrixBytes, row + first * kRowBytes,
                                            vector_stride, left);
     }
@@ -189,8 +191,8 @@ void conv_matrices(const Int8ConvTask& task, const Region& region, const MatrixT
   alignas(kMatrixBytes) int32_t sums[2][kMaxInt8Tile][kLanes];  // of each vector
   store_matrix<0>(sums[0][0], kRowBytes);
   if constexpr (kVectors == 2) store_matrix<1>(sums[1][0], kRowBytes);
-  if constexpr (kMatrices == 2) store_matrix<2>(sums[0][kMatrixRows], kRowBytes);
-  if constexpr (kMatrices == 2 && kVectors == 2) store_matrix<3>(sums[1][kMatrixRows], kRowBytes);
+  if constexpr (kMatrices == 2) store_matrix<2>(sums[0][tile.second], kRowBytes);
+  if constexpr (kMatrices == 2 && kVectors == 2) store_matrix<3>(sums[1][tile.second], kRowBytes);
   store_sums<kVectors>(task, tile, sums, first_output);
 }
 
@@ -235,6 +237,21 @@ inline void fill_tile(const Lines<Output>& lines, int first, int last, MatrixTil
   }
 }
 
+// A matrix has all of its rows, so where a tile has fewer others are read too: those behind it or, at the end
+// of the plane, those before it. `extent`: bytes that a pixel's taps span.
+template <typename Output>
+inline void end_within_plane(const Int8ConvTask& task, int64_t extent, MatrixTile<Output>& tile) {
+  tile.before = 0;
+  tile.second = tile.rows > kMatrixRows ? tile.rows - kMatrixRows : 0;
+  if (!tile.even || tile.rows >= kMatrixRows) return;
+  if ((kMatrixRows - 1) * tile.x_step + extent <= task.x_end - tile.x) return;
+  const int missing = kMatrixRows - tile.rows;
+  tile.even = missing * tile.x_step <= tile.x - task.x;
+  if (!tile.even) return;
+  tile.before = missing;
+  tile.x -= missing * tile.x_step;
+}
+
 template <typename Output>
 inline void conv_matrices_to(Output* y, const Int8ConvTask& task, const int8_t* w, int first_vector,
                              int num_vectors, int first_tile, int last_tile) {
@@ -269,9 +286,7 @@ inline void conv_matrices_to(Output* y, const Int8ConvTask& task, const int8_t* 
       fill_tile(lines, first, last, tile);
       first = last;
       const bool two = tile.rows > kMatrixRows;
-      // A matrix has all of its rows, so those behind the tile's are read too.
-      const int64_t span = ((two ? 2 : 1) * kMatrixRows - 1) * tile.x_step + extent;
-      tile.even = tile.even && span <= task.x_end - tile.x;
+      end_within_plane(task, extent, tile);
       if (num_vectors == 2) {
         two ? conv_matrices<2, 2>(task, region, tile, w, first_output)
             : conv_matrices<2, 1>(task, region, tile, w, first_output);
