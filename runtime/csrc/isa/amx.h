@@ -52,14 +52,9 @@ inline void add_products() {
   asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
 }
 
-// Values from 0 to 255, rounded to the nearest, ties to even, as bytes: 32 of a row, 32 of another.
+// As pack_bytes: 32 of a row, 32 of another.
 inline void store_two_rows(uint8_t* a, uint8_t* b, Vec a0, Vec a1, Vec b0, Vec b1) {
-  const auto pairs = [](Vec low, Vec high) {
-    return _mm512_packs_epi32(_mm512_cvtps_epi32(low), _mm512_cvtps_epi32(high));
-  };
-  const __m512i quarters = _mm512_packus_epi16(pairs(a0, a1), pairs(b0, b1));  // of four values of each
-  const Lanes order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512i rows = _mm512_permutexvar_epi32(order, quarters);
+  const __m512i rows = pack_bytes(a0, a1, b0, b1);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(a), _mm512_castsi512_si256(rows));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(b), _mm512_extracti64x4_epi64(rows, 1));
 }

@@ -43,6 +43,7 @@ inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 inline Vec mul_add(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec mul_add_once(Vec a, Vec b, Vec c) { return mul_add(a, b, c); }
 inline Vec absolute(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 // min and max hand on their second operand where one is NaN.
 inline Vec clamp(Vec a, Vec lower, Vec upper) { return _mm256_min_ps(upper, _mm256_max_ps(lower, a)); }

@@ -42,6 +42,7 @@ inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec mul_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec mul_add_once(Vec a, Vec b, Vec c) { return mul_add(a, b, c); }
 inline Vec absolute(Vec a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
 // min and max hand on their second operand where one is NaN.
 inline Vec clamp(Vec a, Vec lower, Vec upper) { return _mm512_min_ps(upper, _mm512_max_ps(lower, a)); }
@@ -169,6 +170,20 @@ inline Vec finished(ByteVec packed) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm512_castsi512_si128(packed.bytes)));
 }
 #endif
+
+// Values from 0 to 255, rounded to the nearest, ties to even, as bytes: a's first, d's last.
+#define COMPRESS_PACKS_BYTES
+inline __m512i pack_bytes(Vec a, Vec b, Vec c, Vec d) {
+  const auto pairs = [](Vec low, Vec high) {
+    return _mm512_packs_epi32(_mm512_cvtps_epi32(low), _mm512_cvtps_epi32(high));
+  };
+  const __m512i quarters = _mm512_packus_epi16(pairs(a, b), pairs(c, d));  // of four values of each
+  const Lanes order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, quarters);
+}
+inline void store_blocks(uint8_t* p, const Vec (&values)[4]) {
+  _mm512_storeu_si512(p, pack_bytes(values[0], values[1], values[2], values[3]));
+}
 
 #ifdef __AVX512VBMI2__
 #define COMPRESS_ROW_PACK

@@ -52,6 +52,11 @@ inline Vec sub(Vec a, Vec b) { return a - b; }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 // a * b + c; rounded once where the machine can.
 inline Vec mul_add(Vec a, Vec b, Vec c) { return a * b + c; }
+// Rounded once on every machine.
+inline Vec mul_add_once(Vec a, Vec b, Vec c) {
+  for (int i = 0; i < kLanes; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+}
 inline Vec absolute(Vec a) {
   Lanes bits;
   std::memcpy(&bits, &a, sizeof(bits));

@@ -54,6 +54,7 @@ inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
 inline Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 inline Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
 inline Vec mul_add(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+inline Vec mul_add_once(Vec a, Vec b, Vec c) { return mul_add(a, b, c); }
 inline Vec absolute(Vec a) { return vabsq_f32(a); }
 // min and max give NaN where either operand is one; the bounds never are.
 inline Vec clamp(Vec a, Vec lower, Vec upper) { return vminq_f32(upper, vmaxq_f32(lower, a)); }

@@ -97,7 +97,7 @@ void conv_int8_tile(const Int8ConvTask& task, const Region& region, const Int8Ti
     const Vec bias = load(task.bias + first_output + v * kLanes);
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p) {
-      const Vec value = clamp(add(mul(to_floats(sums[0][p][v]), scale), bias), lower, upper);
+      const Vec value = clamp(mul_add_once(to_floats(sums[0][p][v]), scale, bias), lower, upper);
       store_rounded(task, tile.y[p] + v * kLanes, value, left - v * kLanes);
     }
   }

@@ -30,7 +30,7 @@ inline void int8_depthwise_vector(const Int8DepthwiseTask& task, const compress:
   const auto y = moved(Pixels<uint8_t, kPixels>(tile.y, task.k), c);
 #pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
-    const Vec value = clamp(add(mul(sums[p], scale), shift), lower, upper);
+    const Vec value = clamp(mul_add_once(sums[p], scale, shift), lower, upper);
     store_bytes(y.at(p), round_to_bytes(clamp(add(value, post), lowest, highest)), left);
   }
 }

@@ -129,7 +129,8 @@ inline void store_sums(const Int8ConvTask& task, const MatrixTile<Output>& tile,
     bias[v] = load(task.bias + first_output + v * kLanes);
   }
   const auto value = [&](int v, int r) {
-    return clamp(add(mul(to_floats(load_lanes(sums[v][tile.before + r])), scale[v]), bias[v]), lower, upper);
+    return clamp(mul_add_once(to_floats(load_lanes(sums[v][tile.before + r])), scale[v], bias[v]), lower,
+                 upper);
   };
   for (int i = 0; i < tile.num_pieces; ++i) {
     const LinePiece<Output>& piece = tile.pieces[i];

@@ -21,8 +21,7 @@ inline constexpr int kMaxInt8Vectors = 2;
 // w[o][t][c].
 //   x [H][W][pitch] with pitch = kGroup * groups, y [pixels][k], any alignment; weights
 //   [vector][tap][group][lanes][kGroup]; scale and bias in output order, padded to whole vectors; 0 <= lower
-//   <= upper <= 255. The product and the sum are rounded one after the other, so every instruction set gives
-//   the same numbers.
+//   <= upper <= 255. Product and sum are rounded once, together, on every instruction set.
 // A call covers `num_vectors` (1 to kMaxInt8Vectors) vectors of outputs from `first_vector`, whose weights
 // start at `w`, and the tiles [first_tile, last_tile).
 struct Int8ConvTask {
@@ -97,9 +96,9 @@ inline constexpr int64_t pack_row_bytes(int32_t channels) {
   return (int64_t{channels} + 2 * kPackSlack - 1) / kPackSlack * kPackSlack;
 }
 
-// y[p][c] = to_uint8(clamp(x[p][i] * x_scale + z[p][c] * z_scale + shift, lower, 255)) where i is the input
-// of channel c, and x_zero stands for x[p][i] where it has none. Every operation is rounded by itself, so
-// every instruction set gives the same numbers; the last one to the nearest, ties to even.
+// y[p][c] = to_uint8(clamp(z[p][c] * z_scale + (x[p][i] * x_scale + shift), lower, 255)) where i is the input
+// of channel c, and x_zero stands for x[p][i] where it has none. Each product is rounded once, together with
+// its sum, on every instruction set; the result to the nearest, ties to even.
 //   x [pixels][k], y and z [pixels][channels]; starts and spread as Places has them.
 struct Int8UnpackTask {
   const uint8_t* x;
