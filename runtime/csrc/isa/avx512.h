@@ -185,6 +185,34 @@ inline void store_blocks(uint8_t* p, const Vec (&values)[4]) {
   _mm512_storeu_si512(p, pack_bytes(values[0], values[1], values[2], values[3]));
 }
 
+// As sum_lanes in kernels/int8.h, of kWideLanes channels: in 16 bits, as long as these hold the sums.
+#define COMPRESS_WIDE_SUMS
+inline constexpr int kWideLanes = 64;
+inline void sum_wide_lanes(const uint8_t* x, int64_t pixels, int32_t channels, const uint8_t* zeros,
+                           int32_t* sums) {
+  constexpr int64_t kHeld = 257;  // of 255 each
+  const __m512i none = _mm512_setzero_si512(), zero = zeros == nullptr ? none : _mm512_loadu_si512(zeros);
+  Lanes all[4] = {none, none, none, none};
+  for (int64_t left = pixels; left > 0; left -= kHeld) {
+    __m512i low = none, high = none;  // of each quarter the first and the last eight
+    for (int64_t p = left < kHeld ? left : kHeld; p > 0; --p, x += channels) {
+      const __m512i bytes = _mm512_loadu_si512(x);
+      const __m512i size = _mm512_or_si512(_mm512_subs_epu8(bytes, zero), _mm512_subs_epu8(zero, bytes));
+      low = _mm512_add_epi16(low, _mm512_unpacklo_epi8(size, none));
+      high = _mm512_add_epi16(high, _mm512_unpackhi_epi8(size, none));
+    }
+    alignas(64) uint16_t halves[2][32];
+    _mm512_store_si512(halves[0], low);
+    _mm512_store_si512(halves[1], high);
+    for (int q = 0; q < 4; ++q) {
+      const __m128i first = _mm_load_si128(reinterpret_cast<const __m128i*>(halves[0] + 8 * q));
+      const __m128i last = _mm_load_si128(reinterpret_cast<const __m128i*>(halves[1] + 8 * q));
+      all[q] = _mm512_add_epi32(all[q], _mm512_cvtepu16_epi32(_mm256_set_m128i(last, first)));
+    }
+  }
+  for (int q = 0; q < 4; ++q) store_lanes(sums + 16 * q, all[q]);
+}
+
 #ifdef __AVX512VBMI2__
 #define COMPRESS_ROW_PACK
 // The bytes that `mask` names, one after the other, then zeros: kLanes lanes are written.

@@ -77,9 +77,30 @@ inline void sum_lanes(const uint8_t* x, int64_t pixels, int32_t channels, const 
   store_lanes(sums, add_lanes(even, odd));
 }
 
+#ifdef COMPRESS_WIDE_SUMS
+// Sums of the first channels, in whole wide vectors of zeros that are bytes; returns of how many.
+inline int sum_wide(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros, int32_t* sums) {
+  int c = 0;
+  for (; c + kWideLanes <= channels; c += kWideLanes) {
+    uint8_t bytes[kWideLanes];
+    int32_t all = 0;
+    for (int i = 0; zeros != nullptr && i < kWideLanes; ++i) {
+      all |= zeros[c + i];
+      bytes[i] = static_cast<uint8_t>(zeros[c + i]);
+    }
+    if (all < 0 || all > 255) break;
+    sum_wide_lanes(x + c, pixels, channels, zeros == nullptr ? nullptr : bytes, sums + c);
+  }
+  return c;
+}
+#else
+inline int sum_wide(const uint8_t*, int64_t, int32_t, const int32_t*, int32_t*) { return 0; }
+#endif
+
 void sum_bytes(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros, int32_t* sums) {
   if (channels >= kLanes) {
-    for (int c = 0; c < channels; c += kLanes) {  // the last lanes may be summed twice
+    // The last lanes may be summed twice.
+    for (int c = sum_wide(x, pixels, channels, zeros, sums); c < channels; c += kLanes) {
       const int first = c < channels - kLanes ? c : channels - kLanes;
       if (zeros == nullptr) {
         sum_lanes<false>(x + first, pixels, channels, nullptr, sums + first);
