@@ -51,14 +51,6 @@ void start_int8(const Int8ConvTask& task, const int8_t* w, int num_vectors) {
   }
 }
 
-// sums[i] += |x[i] - zeros[i]| for i < count: compilers make vectors of it.
-inline void add_sizes(const uint8_t* x, int count, const int32_t* zeros, int32_t* sums) {
-  for (int i = 0; i < count; ++i) {
-    const int32_t difference = x[i] - (zeros == nullptr ? 0 : zeros[i]);
-    sums[i] += difference < 0 ? -difference : difference;
-  }
-}
-
 // Of kLanes channels.
 template <bool kShifted>
 inline void sum_lanes(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros,
@@ -97,28 +89,36 @@ inline int sum_wide(const uint8_t* x, int64_t pixels, int32_t channels, const in
 inline int sum_wide(const uint8_t*, int64_t, int32_t, const int32_t*, int32_t*) { return 0; }
 #endif
 
-void sum_bytes(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros, int32_t* sums) {
-  if (channels >= kLanes) {
-    // The last lanes may be summed twice.
-    for (int c = sum_wide(x, pixels, channels, zeros, sums); c < channels; c += kLanes) {
-      const int first = c < channels - kLanes ? c : channels - kLanes;
-      if (zeros == nullptr) {
-        sum_lanes<false>(x + first, pixels, channels, nullptr, sums + first);
-      } else {
-        sum_lanes<true>(x + first, pixels, channels, zeros + first, sums + first);
-      }
+// Of kLanes channels or more.
+inline void sum_channels(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros,
+                         int32_t* sums) {
+  // The last lanes may be summed twice.
+  for (int c = sum_wide(x, pixels, channels, zeros, sums); c < channels; c += kLanes) {
+    const int first = c < channels - kLanes ? c : channels - kLanes;
+    if (zeros == nullptr) {
+      sum_lanes<false>(x + first, pixels, channels, nullptr, sums + first);
+    } else {
+      sum_lanes<true>(x + first, pixels, channels, zeros + first, sums + first);
     }
-    return;
   }
-  // So many pixels at a time that there is something to make vectors of.
-  int32_t several[kLanes * kLanes] = {}, all_zeros[kLanes * kLanes];
-  for (int i = 0; zeros != nullptr && i < kLanes * channels; ++i) all_zeros[i] = zeros[i % channels];
-  int64_t p = 0;
-  for (; p + kLanes <= pixels; p += kLanes, x += kLanes * channels)
-    add_sizes(x, kLanes * channels, zeros == nullptr ? nullptr : all_zeros, several);
+}
+
+void sum_bytes(const uint8_t* x, int64_t pixels, int32_t channels, const int32_t* zeros, int32_t* sums) {
+  if (channels >= kLanes) return sum_channels(x, pixels, channels, zeros, sums);
+  // Several pixels together have channels enough.
+  constexpr int kTogether = 64;
+  const int together = kTogether * channels;
+  int32_t several[kTogether * kLanes], all_zeros[kTogether * kLanes];
+  for (int i = 0; zeros != nullptr && i < together; ++i) all_zeros[i] = zeros[i % channels];
+  sum_channels(x, pixels / kTogether, together, zeros == nullptr ? nullptr : all_zeros, several);
   for (int c = 0; c < channels; ++c) sums[c] = 0;
-  for (int i = 0; i < kLanes * channels; ++i) sums[i % channels] += several[i];
-  for (; p < pixels; ++p, x += channels) add_sizes(x, channels, zeros, sums);
+  for (int i = 0; i < together; ++i) sums[i % channels] += several[i];
+  const int64_t summed = pixels / kTogether * kTogether;
+  for (int64_t i = summed * channels; i < pixels * channels; ++i) {
+    const auto c = static_cast<int32_t>(i % channels);
+    const int32_t difference = x[i] - (zeros == nullptr ? 0 : zeros[c]);
+    sums[c] += difference < 0 ? -difference : difference;
+  }
 }
 
 }  // namespace
