@@ -3,12 +3,14 @@
     pip install openvino
     python tests/benchmarks/openvino_dense.py --threads 1,4
     python tests/benchmarks/openvino_dense.py --networks cifarnet,torchvision:resnet18 --threads 1,4 --bytes
+    python tests/benchmarks/openvino_dense.py --networks all --threads 1,4 --int8
 
 A row: the dense layer's or network's time in ONNX Runtime, how many times as fast OpenVINO runs the same dense file,
 and FBS at the density (of a layer half of the inputs live, half of the outputs win), and FBS over OpenVINO. All are
 opened in one process and take turns round by round, with a pause before each (see native_layers.py). OpenVINO is told
-to compute in float32, which it would leave for bfloat16 where the processor has that, with one stream on as many
-threads, and gets its input once.
+to compute in float32 (`--bfloat16`: in that, as it would of its own accord where the processor has it), with one
+stream on as many threads, and gets its input once. `--int8`: all three run networks of int8, the dense one with
+QuantizeLinear and DequantizeLinear nodes.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import int8_networks
 import native_layers
 import native_networks
 import numpy as np
@@ -24,11 +27,11 @@ from native_layers import FLOAT, SHAPES, bound_run, fbs_run, open_session, optio
 from onnx import helper
 
 
-def openvino_run(model, feed, threads):
+def openvino_run(model, feed, threads, *, bfloat16=False):
     """What runs the model, a path or its bytes, on one input."""
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "EXECUTION_MODE_HINT": "ACCURACY",
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        "EXECUTION_MODE_HINT": "PERFORMANCE" if bfloat16 else "ACCURACY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
     }
@@ -56,12 +59,18 @@ def dense_layer(shape, batch):
 
 def network(folder, name, options):
     """Paths of the dense network and of the one with FBS, and an input."""
-    files = [
-        native_networks.exported(folder, name, None, options.batch),
-        native_networks.exported(
-            folder, name, options.density, options.batch, half=options.half, in_bytes=options.bytes
-        ),
-    ]
+    if options.int8:
+        files = [
+            native_networks.exported_int8(folder, name),
+            int8_networks.exported_fbs_int8(folder, name, options.density),
+        ]
+    else:
+        files = [
+            native_networks.exported(folder, name, None, options.batch),
+            native_networks.exported(
+                folder, name, options.density, options.batch, half=options.half, in_bytes=options.bytes
+            ),
+        ]
     (entry,) = open_session(str(files[0]), options_for(1)).get_inputs()
     image = np.random.default_rng(0).normal(size=(options.batch, *entry.shape[1:])).astype(np.float32)
     return files, image
@@ -84,9 +93,13 @@ def main():
     rounding = parser.add_mutually_exclusive_group()
     rounding.add_argument("--half", choices=("predictors", "weights"), help="of FBS, of 16 bits")
     rounding.add_argument("--bytes", action="store_true", help="weights and predictors of FBS of 8 bits")
+    rounding.add_argument("--int8", action="store_true", help="all in int8; of networks, one image at a time")
+    parser.add_argument("--bfloat16", action="store_true", help="OpenVINO may compute in bfloat16")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each of three comparisons in a row")
     parser.add_argument("--folder", type=Path, help="for the networks' files; a temporary one by default")
     options = parser.parse_args()
+    if options.int8 and (options.networks is None or options.batch != 1):
+        parser.error("--int8 compares networks on one image; give --networks, and no --batch")
     print("| | threads | dense ms | OpenVINO | FBS | FBS over OpenVINO |\n|---|---|---|---|---|---|")
     threads = native_layers.numbers(options.threads, int)
     if options.networks is None:
@@ -96,7 +109,14 @@ def main():
             for number in threads:
                 dense = bound_run(open_session(model, options_for(number)), {"x": image})
                 native, _ = fbs_run(shape, options.density, threads=number, batch=options.batch, isa="", **form)
-                show(shape.name(), number, dense, openvino_run(model, image, number), native, options.seconds)
+                show(
+                    shape.name(),
+                    number,
+                    dense,
+                    openvino_run(model, image, number, bfloat16=options.bfloat16),
+                    native,
+                    options.seconds,
+                )
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -112,7 +132,14 @@ def main():
                         open_session(str(files[1]), options_for(number, native=True)),
                     )
                 )
-                show(name, number, dense, openvino_run(files[0], image, number), native, options.seconds)
+                show(
+                    name,
+                    number,
+                    dense,
+                    openvino_run(files[0], image, number, bfloat16=options.bfloat16),
+                    native,
+                    options.seconds,
+                )
 
 
 if __name__ == "__main__":

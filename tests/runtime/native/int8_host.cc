@@ -18,6 +18,7 @@
 #include "int8_conv.h"
 #include "int8_layer.h"
 #include "isa.h"
+#include "laid_plane.h"
 #include "parallel.h"
 #include "unpack.h"
 
@@ -149,7 +150,7 @@ void fill(Case& c, int64_t outputs, int64_t channels, Random& random) {
 }
 
 Case random_case(Random& random) {
-  const std::vector<int64_t> sizes = {1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 65};
+  const std::vector<int64_t> sizes = {1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 65, 130};
   Case c;
   do {
     const int64_t kernel = random.one_of({1, 3, 3, 5});
@@ -405,7 +406,8 @@ void run_damaged(const Case& good) {
 
 // As many products as a sum holds, all of them the largest there are.
 void run_unpack(Random& random, const std::string& number) {
-  const int64_t channels = random.integer(1, 70), live = random.integer(0, channels);
+  const int64_t channels = random.integer(1, random.chance(0.5) ? 20 : 140),
+                live = random.integer(0, channels);
   const int64_t samples = random.integer(1, 3), height = random.integer(0, 9), width = random.integer(1, 9);
   const std::vector<int64_t> index = random.subset(live, channels);
   const int64_t pixels = samples * height * width;
@@ -504,6 +506,43 @@ void run_concurrently(Random& random) {
   }
 }
 
+// The plane that a convolution reads, place by place, and what is around it untouched; a convolution of it
+// has the outputs that one of the input has.
+void run_laid_plane(Random& random, const std::string& number) {
+  const auto axis = [&] {
+    return compress::Axis{random.integer(1, 4), random.integer(1, 3), random.integer(1, 2),
+                          random.integer(0, 3), random.integer(0, 3)};
+  };
+  const compress::Window window = {axis(), axis()};
+  const int64_t height = random.integer(1, 9), width = random.integer(1, 9);
+  if (window.y.outputs(height) < 1 || window.x.outputs(width) < 1) return;
+  const auto channels = static_cast<int32_t>(random.integer(1, 12));
+  const auto zero = static_cast<uint8_t>(random.integer(0, 255));
+  std::vector<uint8_t> input(static_cast<size_t>(height * width * channels));
+  for (uint8_t& value : input) value = static_cast<uint8_t>(random.integer(0, 255));
+  for (const bool even : {false, true}) {
+    const compress::LaidPlane plane = laid_plane(window, height, width, channels, even);
+    expect(plane.y.axis.outputs(plane.y.size) == window.y.outputs(height) &&
+               plane.x.axis.outputs(plane.x.size) == window.x.outputs(width),
+           number + ": other outputs");
+    expect(!even || plane.y.axis.pad_begin + plane.y.axis.pad_end + plane.x.axis.pad_begin == 0,
+           number + ": padding is left");
+    std::vector<uint8_t> laid(static_cast<size_t>(plane.bytes()));
+    lay_out(plane, input.data(), zero, laid.data(), Parallel(3, run_on_threads, nullptr));
+    for (int64_t r = 0; r < plane.y.size; ++r) {
+      for (int64_t p = 0; p < plane.x.size; ++p) {
+        const int64_t y = r * plane.y.step - plane.y.pad, x = p * plane.x.step - plane.x.pad;
+        const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+        for (int64_t c = 0; c < channels; ++c) {
+          const uint8_t value = inside ? input[static_cast<size_t>((y * width + x) * channels + c)] : zero;
+          expect(laid[static_cast<size_t>((r * plane.x.size + p) * plane.pitch() + c)] == value,
+                 number + ": a place has another value");
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -528,6 +567,7 @@ int main(int argc, char** argv) {
     run_case(c, "case " + std::to_string(i));
     run_damaged(c);
     run_unpack(random, "unpack " + std::to_string(i));
+    run_laid_plane(random, "plane " + std::to_string(i));
   }
   run_largest_sum();
   run_concurrently(random);
