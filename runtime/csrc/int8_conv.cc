@@ -13,13 +13,16 @@ namespace compress {
 namespace {
 
 // Vectors of products below which another thread costs more than it brings.
-constexpr int64_t kDotsPerThread = 15000;
+constexpr int64_t kDotsPerThread = 20000;
+
+// What else costs as much as so many vectors of products: a vector of outputs, and one of packed weights.
+constexpr int64_t kStoreDots = 12, kPackDots = 20;
 
 // Vectors of products in the tiles that a thread takes at a time, at least: 2 microseconds.
 constexpr int64_t kDotsAtATime = 6000;
 
-// Vectors of bytes from which on several threads add them up.
-constexpr int64_t kDividedSums = 1000;
+// Bytes of the input below which another thread costs more than it brings.
+constexpr int64_t kInputPerThread = int64_t{32} << 10;
 
 // Pixels whose bytes are added up in int32: no more would fit. Likewise with what is left out of them.
 constexpr int64_t kSumPixels = int64_t{1} << 23;
@@ -184,7 +187,10 @@ BandShape FbsConvInt8::band_shape() const {
 // else its part of the weights, and reads all of the planes.
 FbsConvInt8::Manner FbsConvInt8::manner(const Geometry& geometry, const Dims& x, int threads) const {
   const auto channels = static_cast<int32_t>(x[3]);
-  int64_t dots = geometry.tap_pixels * groups_of(channels) * vectors_;
+  const int64_t groups = groups_of(channels);
+  int64_t dots = geometry.tap_pixels * groups * vectors_ / kernels_->int8.speed +
+                 geometry.pixels() * vectors_ * kStoreDots;
+  if (whole_.bytes() == 0) dots += taps_ * groups * vectors_ * kPackDots;
   if (spec_.depthwise) {
     const Dims y = spec_.y_dims(x);
     dots += y[1] * y[2] * filter_taps_ * vectors_;
@@ -245,7 +251,8 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, const LaidP
   work.manner = &manner;
   SharedWork& shared = work.shared;
   shared.count = manner.shares;
-  const int64_t tile = geometry.tap_pixels * work.groups * kMaxInt8Vectors / geometry.num_tiles;
+  const int64_t tile =
+      geometry.tap_pixels * work.groups * kMaxInt8Vectors / kernels_->int8.speed / geometry.num_tiles;
   shared.least_tiles = shared.count == 1
                            ? geometry.num_tiles
                            : static_cast<int32_t>(kDotsAtATime / std::clamp<int64_t>(tile, 1, kDotsAtATime));
@@ -259,13 +266,13 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, const LaidP
   }
   work.start_size = static_cast<int64_t>(regions) * kMaxInt8Vectors * lanes_;
   const int64_t at_a_time = left_out_.data() == nullptr ? kSumPixels : kShiftedSumPixels;
-  const bool divided = pixels * channels / lanes_ >= kDividedSums;
-  work.sum_parts = std::max<int64_t>((pixels + at_a_time - 1) / at_a_time,
-                                     divided ? std::min<int64_t>(parallel.threads(), pixels) : 1);
+  const int64_t most = std::min<int64_t>(parallel.threads(), pixels);
+  work.input_parts = std::max<int64_t>((pixels + at_a_time - 1) / at_a_time,
+                                       std::min(pixels * channels / kInputPerThread, most));
   const auto carve = [&](char* memory) {
     Carver carver(memory);
     work.live_memory = carver.take<int32_t>(channels);
-    work.sums = carver.take<int32_t>(work.sum_parts * channels);
+    work.sums = carver.take<int32_t>(work.input_parts * channels);
     if (left_out_.data() != nullptr || spec_.x.zero != 0) work.zeros = carver.take<int32_t>(channels);
     work.means = carver.take<float>(channels);
     work.saliency = carver.take<float>(padded);
@@ -301,8 +308,8 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, const LaidP
 
   for (int32_t c = 0; c < channels; ++c) work.live_memory[c] = static_cast<int32_t>(index[c]);
   work.live = work.live_memory;
-  choose(x, pixels, work, j, parallel);
-  if (work.laid != nullptr) lay_out(laid, x, static_cast<uint8_t>(spec_.x.zero), work.laid, parallel);
+  read_input(x, laid, work, parallel);
+  choose(work, j, parallel);
   const uint8_t* const from = work.laid == nullptr ? x : work.laid;
   if (manner.plan != nullptr) {
     convolve_bands(from, geometry, work, y, parallel);
@@ -311,23 +318,29 @@ void FbsConvInt8::run_sample(const uint8_t* x, const int64_t* index, const LaidP
   }
 }
 
-// Of |x + what is left out|; the bias has what is left out of every channel.
-void FbsConvInt8::take_means(const uint8_t* x, int64_t pixels, const Work& work,
+// Means of |x + what is left out|, where the bias has what is left out of every channel; and the plane that
+// the convolution reads.
+void FbsConvInt8::read_input(const uint8_t* x, const LaidPlane& laid, const Work& work,
                              const Parallel& parallel) const {
+  const int64_t pixels = laid.input_height * laid.input_width;
   const auto* const left_out = reinterpret_cast<const int32_t*>(left_out_.data());
   const auto zero = static_cast<int32_t>(spec_.x.zero);
   for (int32_t c = 0; work.zeros != nullptr && c < work.channels; ++c)
     work.zeros[c] = left_out == nullptr ? zero : zero - left_out[work.live[c]];
-  parallel(static_cast<size_t>(work.sum_parts), [&](size_t item) {
+  parallel(static_cast<size_t>(work.input_parts), [&](size_t item) {
     const auto part = static_cast<int64_t>(item);
-    const int64_t first = pixels * part / work.sum_parts, last = pixels * (part + 1) / work.sum_parts;
+    const auto begin = [&](int64_t i, int64_t size) { return size * i / work.input_parts; };
+    const int64_t first = begin(part, pixels), last = begin(part + 1, pixels);
     kernels_->int8.sum_bytes(x + first * work.channels, last - first, work.channels, work.zeros,
                              work.sums + part * work.channels);
+    if (work.laid == nullptr) return;
+    lay_out(laid, x, static_cast<uint8_t>(zero), begin(part, laid.y.size), begin(part + 1, laid.y.size),
+            work.laid);
   });
   const double step = static_cast<double>(spec_.x.step) / static_cast<double>(pixels);
   for (int32_t c = 0; c < work.channels; ++c) {
     int64_t sum = 0;
-    for (int64_t part = 0; part < work.sum_parts; ++part) sum += work.sums[part * work.channels + c];
+    for (int64_t part = 0; part < work.input_parts; ++part) sum += work.sums[part * work.channels + c];
     work.means[c] = static_cast<float>(step * static_cast<double>(sum));
     if (left_out != nullptr)
       work.means[c] -= spec_.x.step * static_cast<float>(std::abs(left_out[work.live[c]]));
@@ -335,9 +348,7 @@ void FbsConvInt8::take_means(const uint8_t* x, int64_t pixels, const Work& work,
 }
 
 // Saliency, winners, and what the convolution needs to know of them.
-void FbsConvInt8::choose(const uint8_t* x, int64_t pixels, const Work& work, int64_t* j,
-                         const Parallel& parallel) const {
-  take_means(x, pixels, work, parallel);
+void FbsConvInt8::choose(const Work& work, int64_t* j, const Parallel& parallel) const {
   predictor_.run(work.means, work.live, work.channels, saliency_bias_, spec_.layer.saliency_slope,
                  work.manner->saliency_parts, parallel, work.saliency);
   if (spec_.layer.normalize != 0) scale_to_mean_one(work.saliency, outputs_);

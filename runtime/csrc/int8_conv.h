@@ -47,8 +47,8 @@ class FbsConvInt8 {
   void fill_filters(const Int8Depthwise& depthwise);
   void run_sample(const uint8_t* x, const int64_t* index, const LaidPlane& laid, const Geometry& geometry,
                   const Manner& manner, uint8_t* y, int64_t* j, const Parallel& parallel) const;
-  void take_means(const uint8_t* x, int64_t pixels, const Work& work, const Parallel& parallel) const;
-  void choose(const uint8_t* x, int64_t pixels, const Work& work, int64_t* j, const Parallel& parallel) const;
+  void read_input(const uint8_t* x, const LaidPlane& laid, const Work& work, const Parallel& parallel) const;
+  void choose(const Work& work, int64_t* j, const Parallel& parallel) const;
   Int8ConvTask conv_task(const uint8_t* x, const Geometry& geometry, const Work& work) const;
   void convolve(const uint8_t* x, const Geometry& geometry, const Work& work, uint8_t* y,
                 const Parallel& parallel) const;

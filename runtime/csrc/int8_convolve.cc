@@ -65,7 +65,8 @@ void FbsConvInt8::convolve(const uint8_t* x, const Geometry& geometry, const Wor
 
   // Packing a vector's weights, in pixels computed with them.
   const double steps = 1.0 + static_cast<double>(all_vectors_) / vectors_;
-  const auto pack_pixels = work.stored ? 0 : static_cast<int64_t>(kPackCost * steps * taps_);
+  const auto pack_pixels =
+      work.stored ? 0 : static_cast<int64_t>(kPackCost * steps * taps_ * kernels_->int8.speed);
   const SharedWork& shared = work.shared;
   divide({&geometry, vectors_, shared.count, work.manner->by_outputs, pack_pixels}, shared.shares,
          shared.segments);

@@ -22,9 +22,9 @@ struct FbsConvInt8::Work {
   int64_t vector_bytes;  // of one vector's packed weights
 
   int32_t* live_memory;
-  int32_t* sums;  // [parts of the plane][channels]
-  int64_t sum_parts;
-  int32_t* zeros;  // the byte that counts as 0 in each channel's mean; null: 0
+  int64_t input_parts;  // in which threads read the input
+  int32_t* sums;        // of each, [channels]
+  int32_t* zeros;       // the byte that counts as 0 in each channel's mean; null: 0
   float* means;
   float* saliency;
   float* ranked;

@@ -7,9 +7,6 @@ namespace compress {
 
 namespace {
 
-// Below so many bytes another thread costs more than it brings.
-constexpr int64_t kBytesPerThread = int64_t{64} << 10;
-
 LaidAxis laid_axis(const Axis& axis, int64_t size, bool even) {
   if (!even) return {axis, size};
   if (axis.kernel == 1 && axis.stride > 1)
@@ -64,30 +61,26 @@ LaidPlane laid_plane(const Window& window, int64_t input_height, int64_t input_w
           input_width, channels};
 }
 
-void lay_out(const LaidPlane& plane, const uint8_t* input, uint8_t zero, uint8_t* to,
-             const Parallel& parallel) {
+void lay_out(const LaidPlane& plane, const uint8_t* input, uint8_t zero, int64_t first, int64_t last,
+             uint8_t* to) {
   const Inside rows(plane.y, plane.input_height), columns(plane.x, plane.input_width);
   const int64_t pitch = plane.pitch(), row_bytes = plane.x.size * pitch;
   const uint8_t* const end = input + plane.input_height * plane.input_width * plane.channels;
-  const auto fill = [&](uint8_t* first, const uint8_t* last) {
-    std::memset(first, zero, static_cast<size_t>(last - first));
+  const auto fill = [&](uint8_t* from, const uint8_t* behind) {
+    std::memset(from, zero, static_cast<size_t>(behind - from));
   };
-  const int64_t parts = std::clamp<int64_t>(plane.bytes() / kBytesPerThread, 1, parallel.threads());
-  parallel(static_cast<size_t>(parts), [&](size_t item) {
-    const auto part = static_cast<int64_t>(item);
-    for (int64_t r = plane.y.size * part / parts; r < plane.y.size * (part + 1) / parts; ++r) {
-      uint8_t* const row = to + r * row_bytes;
-      if (r < rows.first || r >= rows.last || columns.first == columns.last) {
-        fill(row, row + row_bytes);
-        continue;
-      }
-      const int64_t y = r * plane.y.step - plane.y.pad, x = columns.first * plane.x.step - plane.x.pad;
-      fill(row, row + columns.first * pitch);
-      copy_pixels(input + (y * plane.input_width + x) * plane.channels, plane.x.step * plane.channels, end,
-                  columns.last - columns.first, plane.channels, pitch, row + columns.first * pitch);
-      fill(row + columns.last * pitch, row + row_bytes);
+  for (int64_t r = first; r < last; ++r) {
+    uint8_t* const row = to + r * row_bytes;
+    if (r < rows.first || r >= rows.last || columns.first == columns.last) {
+      fill(row, row + row_bytes);
+      continue;
     }
-  });
+    const int64_t y = r * plane.y.step - plane.y.pad, x = columns.first * plane.x.step - plane.x.pad;
+    fill(row, row + columns.first * pitch);
+    copy_pixels(input + (y * plane.input_width + x) * plane.channels, plane.x.step * plane.channels, end,
+                columns.last - columns.first, plane.channels, pitch, row + columns.first * pitch);
+    fill(row + columns.last * pitch, row + row_bytes);
+  }
 }
 
 }  // namespace compress

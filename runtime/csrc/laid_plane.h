@@ -8,7 +8,6 @@
 
 #include "geometry.h"
 #include "kernels/table.h"
-#include "parallel.h"
 
 namespace compress {
 
@@ -36,9 +35,10 @@ struct LaidPlane {
 LaidPlane laid_plane(const Window& window, int64_t input_height, int64_t input_width, int32_t channels,
                      bool even);
 
-// Writes plane.bytes() to `to`, `zero` as the padding. Behind a pixel's channels stands anything.
-void lay_out(const LaidPlane& plane, const uint8_t* input, uint8_t zero, uint8_t* to,
-             const Parallel& parallel);
+// Writes rows [first, last) of its y.size to where they belong in `to`, plane.bytes() all together; `zero` as
+// the padding. Behind a pixel's channels stands anything.
+void lay_out(const LaidPlane& plane, const uint8_t* input, uint8_t zero, int64_t first, int64_t last,
+             uint8_t* to);
 
 }  // namespace compress
 

@@ -11,6 +11,7 @@
 namespace {
 
 constexpr bool kEvenTiles = false;
+constexpr int32_t kProductSpeed = 1;
 
 // `Output`: bytes, or floats for a depthwise convolution.
 template <typename Output>

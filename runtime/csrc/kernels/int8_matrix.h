@@ -11,6 +11,7 @@
 namespace {
 
 constexpr bool kEvenTiles = true;
+constexpr int32_t kProductSpeed = 8;
 
 static_assert(kRowBytes == kMatrixBytes && kLanes == kMatrixRows);
 

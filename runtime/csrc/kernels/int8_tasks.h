@@ -117,6 +117,7 @@ struct Int8UnpackTask {
 
 struct Int8Kernels {
   TileShape tile;  // of conv; other kernels take no tiles of its geometry
+  int32_t speed;   // vectors of products that conv makes while others make one
 
   void (*conv)(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors, int first_tile,
                int last_tile);

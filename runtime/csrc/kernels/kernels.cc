@@ -68,6 +68,7 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
     .multiply = multiply,
     .few_pixels = kFewPixels,
     .int8 = {.tile = {kMaxInt8Tile, kEvenTiles},
+             .speed = kProductSpeed,
              .conv = conv_int8,
              .start = start_int8,
              .weight_rows = kWeightRows,
