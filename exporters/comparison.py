@@ -1,8 +1,8 @@
 """One batch through torch and through one way of running a file: how far apart are they, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,10 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from exporters.errors import ExportError
-from exporters.execution import Array, ExecutionPath, Runner
+from exporters.execution import Array, Runner
 from exporters.winners import near_ties, record_winners, winner_outputs
 
-__all__ = ["Comparison", "Subject", "compare"]
+__all__ = ["Comparison", "Opened", "Subject", "compare", "file_outputs", "largest_difference", "torch_outputs"]
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -57,26 +57,46 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compared: the network, the file's graph, and a copy of the file that also hands out winners."""
+    """What is compared: the network and the file's graph."""
 
     model: nn.Module
     proto: ModelProto
-    with_winners: Path
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One way of running the file, open.
+
+    Attributes:
+        name: `stock` or an instruction set.
+        run: all outputs of the graph.
+        run_with_winners: opens a copy of the file that hands out winners too, behind the outputs.
+    """
+
+    name: str
+    run: Runner
+    run_with_winners: Callable[[], Runner]
 
 
 def compare(
-    subject: Subject, way: ExecutionPath, runner: Runner, *, inputs: tuple[str, Array], tolerance: float
+    subject: Subject, way: Opened, *, inputs: tuple[str, Array], expected: Sequence[Floats], tolerance: float
 ) -> Comparison:
-    """Returns the differences for one batch, `inputs` being what it is and the batch (N, ...).
+    """Returns the differences for one batch.
 
     Call it with `subject.model` in evaluation mode, without gradients.
+
+    Args:
+        subject: The network and the file.
+        way: How the file is run.
+        inputs: What the batch is, and the batch (N, ...).
+        expected: torch's outputs for it.
+        tolerance: As a fraction of the batch's largest output; infinite where any difference is to be told.
 
     Raises:
         ExportError: the file does not run, or gives outputs of other shapes.
     """
     name, values = inputs
-    expected = _torch_outputs(subject.model, values)
-    found = _file_outputs(way, runner, inputs, expected)
+    found = file_outputs(way.name, way.run, inputs, expected)
     pairs = _flat_pairs(expected, found)
     finite = np.all([np.isfinite(a).all(axis=1) for a, _ in pairs], axis=0)
     errors = _distance(pairs)
@@ -112,12 +132,12 @@ def _flat_pairs(expected: Sequence[Floats], found: Sequence[Floats]) -> list[tup
 
 def _distance(pairs: Sequence[tuple[Floats, Floats]]) -> npt.NDArray[np.float64]:
     """(N,), the largest of all outputs' differences."""
-    distance: npt.NDArray[np.float64] = np.max([_largest_difference(a, b) for a, b in pairs], axis=0)
+    distance: npt.NDArray[np.float64] = np.max([largest_difference(a, b) for a, b in pairs], axis=0)
     return distance
 
 
-def _largest_difference(expected: Floats, found: Floats) -> npt.NDArray[np.float64]:
-    """(N,), infinite where the file alone is not finite."""
+def largest_difference(expected: Floats, found: Floats) -> npt.NDArray[np.float64]:
+    """Returns it for each row of (N, ...) outputs as (N,), infinite where the file alone is not finite."""
     with np.errstate(invalid="ignore"):
         difference = np.abs(expected.astype(np.float64) - found.astype(np.float64))
     difference[~np.isfinite(found)] = np.inf
@@ -125,12 +145,12 @@ def _largest_difference(expected: Floats, found: Floats) -> npt.NDArray[np.float
     return largest
 
 
-def _tied(subject: Subject, way: ExecutionPath, values: Array) -> Flags:
+def _tied(subject: Subject, way: Opened, values: Array) -> Flags:
     """Which samples may differ because of a near tie: winners in torch against winners on the same path."""
     names = winner_outputs(subject.proto)
     with record_winners(subject.model) as expected:
-        _torch_outputs(subject.model, values)
-    outputs = way.open(subject.with_winners)(values)
+        torch_outputs(subject.model, values)
+    outputs = way.run_with_winners()(values)
     found = dict(zip(names, outputs[len(outputs) - len(names) :], strict=True))
     return near_ties(expected, found, len(values))
 
@@ -144,14 +164,15 @@ def _moved(subject: Subject, values: Array, expected: Sequence[Floats]) -> npt.N
         return np.zeros(len(values))
 
     def distance(inputs: Array) -> npt.NDArray[np.float64]:
-        found = _torch_outputs(subject.model, inputs)
+        found = torch_outputs(subject.model, inputs)
         return _distance(_flat_pairs(expected, found))
 
     moved = distance(values * _ONE_STEP)
     return np.where(np.isfinite(moved) & (distance(values) == 0), moved, 0.0)
 
 
-def _torch_outputs(model: nn.Module, values: Array) -> list[Floats]:
+def torch_outputs(model: nn.Module, values: Array) -> list[Floats]:
+    """Returns all outputs of a network for one batch (N, ...), which runs on the network's own device."""
     some = next(iter(model.parameters()), None)
     device = torch.device("cpu") if some is None else some.device
     result = model(torch.from_numpy(values).to(device))
@@ -161,16 +182,21 @@ def _torch_outputs(model: nn.Module, values: Array) -> list[Floats]:
     return [tensor.detach().cpu().numpy() for tensor in tensors]
 
 
-def _file_outputs(
-    way: ExecutionPath, runner: Runner, inputs: tuple[str, Array], expected: Sequence[Floats]
-) -> list[Floats]:
+def file_outputs(
+    way: str, runner: Runner, inputs: tuple[str, Array], expected: Sequence[Floats], *, more: int = 0
+) -> list[npt.NDArray[Any]]:
+    """Returns the outputs of an open file: those that torch gives, and as many `more` behind them.
+
+    Raises:
+        ExportError: it does not run, or gives outputs of other shapes.
+    """
     name, values = inputs
     try:
         found = runner(values)
     except Exception as error:  # each runtime raises its own types
         text = " ".join(str(error).split())
-        raise ExportError(f"{way.name} cannot run the file on '{name}', batch {len(values)}: {text}") from error
-    shapes = [array.shape for array in expected], [array.shape for array in found]
+        raise ExportError(f"{way} cannot run the file on '{name}', batch {len(values)}: {text}") from error
+    shapes = [array.shape for array in expected], [array.shape for array in found[: len(found) - more]]
     if shapes[0] != shapes[1]:
-        raise ExportError(f"{way.name}: torch's outputs have the shapes {shapes[0]}, the file's {shapes[1]}")
+        raise ExportError(f"{way}: torch's outputs have the shapes {shapes[0]}, the file's {shapes[1]}")
     return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from onnx import ModelProto, TensorProto
 from torch import nn
 
 from exporters.capture import evaluating
-from exporters.comparison import Comparison, Subject, compare
+from exporters.comparison import Comparison, Opened, Subject, compare, torch_outputs
 from exporters.errors import ExportError
 from exporters.execution import Array, ExecutionPath, Runner, execution_paths
 from exporters.image_input import ImageInput, torch_image_input
@@ -21,7 +22,8 @@ from exporters.load import load_onnx
 from exporters.metadata import read_metadata
 from exporters.store import save_model
 from exporters.stress import ZEROS, stress_images, stress_inputs
-from exporters.winners import with_winner_outputs
+from exporters.typical import TYPICAL_TOLERANCE, Typical, is_sound, typical
+from exporters.winners import winner_outputs, with_winner_outputs
 
 __all__ = ["INT8_TOLERANCE", "TOLERANCE", "VerifyReport", "verify"]
 
@@ -36,13 +38,16 @@ INT8_TOLERANCE = 0.25
 class VerifyReport:
     """All comparisons of one file.
 
-    `passed` if none is over tolerance, and on each path at least one sample that is not all zeros was compared.
+    `passed` if none is over tolerance, and on each path at least one sample that is not all zeros was compared. Of an
+    int8 file with FBS layers `typical` decides instead, by the same tolerance, see `exporters.typical`; it is empty for
+    all others.
     """
 
     file: str
     tolerance: float
     paths: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
+    typical: tuple[Typical, ...]
     max_error: float
     relative_error: float
     top1_agreement: float
@@ -74,7 +79,7 @@ def verify(
             file takes images; None: `stress_inputs` or `stress_images`.
         batches: Sizes to run for a dynamic batch; a static one fixes its own. Inputs are cut into these sizes.
         tolerance: As a fraction of the batch's largest output; None takes `TOLERANCE`, and for int8 files
-            `INT8_TOLERANCE`.
+            `INT8_TOLERANCE`, with FBS layers `TYPICAL_TOLERANCE`.
         every_isa: Run the native library on all instruction sets; otherwise on the one it would choose.
 
     Raises:
@@ -83,28 +88,42 @@ def verify(
     proto = load_onnx(path)
     static, shape = _input_shape(proto, path)
     about = read_metadata(proto)
+    by_typical = "int8" in about and bool(winner_outputs(proto))
     if tolerance is None:
-        tolerance = INT8_TOLERANCE if "int8" in about else TOLERANCE
-    sizes = [static] if static else list(batches)
+        tolerance = (TYPICAL_TOLERANCE if by_typical else INT8_TOLERANCE) if "int8" in about else TOLERANCE
     ops = [f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in proto.graph.node]
     ways = execution_paths(ops)
     if not every_isa:
         ways = ways[:2]  # stock and, as they come best first, the native library
-    comparisons = []
+    subject = Subject(model, proto)
+    comparisons, judged, known = [], [], dict[bytes, Typical]()
     with tempfile.TemporaryDirectory() as folder, evaluating(model), torch.no_grad(), _front(model, about):
-        subject = Subject(model, proto, Path(folder) / "winners.onnx")
-        save_model(with_winner_outputs(proto), subject.with_winners)
+        with_winners = Path(folder) / "winners.onnx"
+        save_model(with_winner_outputs(proto), with_winners)
+        given = [_batches(proto, shape, inputs, size) for size in ([static] if static else batches)]
+        expected = [[torch_outputs(model, images) for _, images in batches_of_size] for batches_of_size in given]
         for way in ways:
-            runner = _open(way, Path(path))
-            for size in sizes:
-                given: Mapping[str, Array]
-                if inputs is not None:
-                    given = _cut(inputs, size)
-                else:
-                    given = stress_images(shape, size) if _takes_images(proto) else stress_inputs(shape, size)
-                for batch in given.items():
-                    comparisons.append(compare(subject, way, runner, inputs=batch, tolerance=tolerance))
-    return _summary(str(path), tolerance, ways, comparisons)
+            opened = Opened(
+                way.name, _open(way, Path(path)), functools.cache(functools.partial(way.open, with_winners))
+            )
+            for batches_of_size, answers in zip(given, expected, strict=True):
+                allowed = float("inf") if by_typical else tolerance
+                comparisons += [
+                    compare(subject, opened, inputs=batch, expected=answer, tolerance=allowed)
+                    for batch, answer in zip(batches_of_size, answers, strict=True)
+                ]
+                if by_typical:
+                    judged.append(typical(subject, opened, batches_of_size, answers, known))
+    return _summary(str(path), tolerance, ways, comparisons, judged)
+
+
+def _batches(
+    proto: ModelProto, shape: tuple[int, ...], inputs: Mapping[str, Array] | None, size: int
+) -> list[tuple[str, Array]]:
+    """What each batch is, and the batch."""
+    if inputs is not None:
+        return list(_cut(inputs, size).items())
+    return list((stress_images(shape, size) if _takes_images(proto) else stress_inputs(shape, size)).items())
 
 
 @contextlib.contextmanager
@@ -158,22 +177,28 @@ def _open(way: ExecutionPath, path: Path) -> Runner:
 
 
 def _summary(
-    file: str, tolerance: float, ways: Sequence[ExecutionPath], comparisons: Sequence[Comparison]
+    file: str,
+    tolerance: float,
+    ways: Sequence[ExecutionPath],
+    comparisons: Sequence[Comparison],
+    judged: Sequence[Typical],
 ) -> VerifyReport:
     telling = [c for c in comparisons if c.inputs != ZEROS]
     compared = {way.name: sum(c.compared for c in telling if c.path == way.name) for way in ways}
     finite = [c.batch - c.not_finite for c in comparisons]
     agreed = sum(c.top1_agreement * samples for c, samples in zip(comparisons, finite, strict=True))
     worst = max(c.relative_error for c in comparisons)
+    sound = all(is_sound(entry, tolerance) for entry in judged) if judged else worst <= tolerance
     return VerifyReport(
         file=file,
         tolerance=tolerance,
         paths=tuple(way.name for way in ways),
         comparisons=tuple(comparisons),
+        typical=tuple(judged),
         max_error=max(c.max_error for c in comparisons),
         relative_error=worst,
         top1_agreement=agreed / sum(finite) if sum(finite) else 0.0,
         near_ties=sum(c.near_ties for c in comparisons),
         ill_conditioned=sum(c.ill_conditioned for c in comparisons),
-        passed=worst <= tolerance and all(compared.values()),
+        passed=sound and all(compared.values()),
     )

@@ -26,6 +26,10 @@ NEAR_TIE = 1e-5
 """Saliencies closer than this fraction of the sample's largest are tied: ten times a float32 sum's noise."""
 
 
+_NUM_WINNERS = 6
+"""Place of k among the arguments of `compress::fbs_conv`."""
+
+
 @dataclass(frozen=True)
 class LayerWinners:
     """One FBS layer on one batch: saliencies, or their blocks' means, (N, K) and winners (N, k), ascending."""
@@ -35,14 +39,25 @@ class LayerWinners:
 
 
 @contextmanager
-def record_winners(model: nn.Module) -> Iterator[dict[str, LayerWinners]]:
-    """Yields a dict that takes, while `model` runs inside, each FBS layer's winners by module name."""
-    recorder = _Recorder()
+def record_winners(
+    model: nn.Module, imposed: Mapping[str, npt.NDArray[np.int64]] | None = None
+) -> Iterator[dict[str, LayerWinners]]:
+    """Yields a dict that takes, while `model` runs inside, each FBS layer's winners by module name.
+
+    Args:
+        model: Its FBS layers are `compress::fbs_conv`.
+        imposed: Layer to winners (N, k) that are computed in place of its own; what the dict takes stays its own.
+    """
+    recorder = _Recorder(imposed or {})
     stack = recorder.scopes
+
+    def leave(*_: object) -> None:
+        stack.pop()
+
     hooks = []
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda _module, _inputs, name=name: stack.append(name)))
-        hooks.append(module.register_forward_hook(lambda _module, _inputs, _output: stack.pop() and None))
+        hooks.append(module.register_forward_hook(leave))
     try:
         with recorder:
             yield recorder.layers
@@ -105,10 +120,11 @@ def near_ties(
 
 
 class _Recorder(TorchDispatchMode):
-    """Sees every op; computes the saliencies of compress::fbs_conv from its arguments."""
+    """Sees every op; computes the saliencies of compress::fbs_conv from its arguments, and other winners if told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, imposed: Mapping[str, npt.NDArray[np.int64]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.imposed = imposed
         self.scopes: list[str] = []
         self.layers: dict[str, LayerWinners] = {}
 
@@ -117,8 +133,20 @@ class _Recorder(TorchDispatchMode):
         if func.name() == "compress::fbs_conv":
             name = self.scopes[-1] if self.scopes else ""
             calls = sum(key == name or key.startswith(f"{name}_") for key in self.layers)
-            self.layers[name if calls == 0 else f"{name}_{calls + 1}"] = _winners(*args)
+            layer = name if calls == 0 else f"{name}_{calls + 1}"
+            self.layers[layer] = _winners(*args)
+            if layer in self.imposed:
+                return _of_winners(func, args, self.imposed[layer])
         return func(*args, **(kwargs or {}))
+
+
+def _of_winners(fbs_conv: Any, args: Any, winners: npt.NDArray[np.int64]) -> Tensor:  # Any: a torch op, its arguments
+    """The layer with other winners: all channels are computed, as if all won, and the losers of these are 0."""
+    everyone = len(args[1])
+    dense: Tensor = fbs_conv(*args[:_NUM_WINNERS], everyone, *args[_NUM_WINNERS + 1 :])
+    wins = torch.zeros(len(dense), everyone, dtype=torch.bool)
+    wins.scatter_(1, torch.from_numpy(winners), True)
+    return torch.where(wins.to(dense.device)[:, :, None, None], dense, 0)
 
 
 def _winners(

@@ -59,6 +59,19 @@ def verify(
             digest = record_report(onnx_file, json_file, report)
             typer.echo(f"{json_file}: SHA-256 {digest}, noted in {onnx_file}")
     verdict = "equal" if report.passed else "NOT equal"
-    typer.echo(f"{verdict}: largest relative difference {report.relative_error:.1e}, tolerance {report.tolerance:.1e}")
+    if report.typical:
+        from exporters.typical import MOST_REGRET
+
+        worst, choice = (max(report.typical, key=key) for key in (lambda t: t.error, lambda t: t.regret))
+        typer.echo(
+            f"{verdict}: with the file's winners the typical image differs by {worst.error:.1e} on {worst.path}, "
+            f"tolerance {report.tolerance:.1e}; its winners lose {choice.regret:.1%} of the saliency to be gained"
+            f"{'' if choice.layer is None else f' in {choice.layer}'}, at most {MOST_REGRET:.0%}; with torch's own the "
+            f"largest difference of any image is {report.relative_error:.1e}"
+        )
+    else:
+        typer.echo(
+            f"{verdict}: largest relative difference {report.relative_error:.1e}, tolerance {report.tolerance:.1e}"
+        )
     if not report.passed:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from compressor.data import Loader, load
 from compressor.data.files import whole_file
-from compressor.errors import CompressorError, DataError
+from compressor.errors import CompressorError, DataError, PlanError
 from compressor.methods.fbs import FBS, layers, set_density
 from compressor.pipeline.layout import as_laid_out
 from compressor.pipeline.rounding import rounded_as
@@ -44,8 +44,8 @@ def verify_network(
         untrained: `name` is an architecture.
 
     Raises:
-        CompressorError: The checkpoint or the data is not usable; or the file is int8, which only real images can
-            judge, and there is no data.
+        CompressorError: The checkpoint or the data is not usable, or the file is another network's; or the file is
+            int8, which only real images can judge, and there is no data.
         ExportError: The file cannot be read or run, or its input does not fit.
     """
     source = open_source(name, untrained=untrained)
@@ -56,9 +56,20 @@ def verify_network(
             source = replace(source, model=FBS(density=float(density)).attach(source.model, source.example()).eval())
         elif layers(source.model):
             set_density(source.model, float(density))
+        else:
+            raise CompressorError(
+                f"{file} has FBS layers and {name} has none: give the checkpoint that the file was exported from "
+                "(predictors that 'compress export --method fbs' fitted are in no checkpoint)"
+            )
     source = rounded_as(source, metadata)
     if isinstance(layout := metadata.get("winners"), dict):
-        source = replace(source, model=as_laid_out(source.model, layout, source.example()))
+        try:
+            source = replace(source, model=as_laid_out(source.model, layout, source.example()))
+        except PlanError as error:
+            raise CompressorError(
+                f"{file} was not exported from {name}, whose channels are others; give the checkpoint that it was "
+                f"exported from ({error})"
+            ) from error
     is_int8 = "int8" in metadata
     if is_int8 and data is None:
         raise CompressorError(f"{file} is int8: its ranges hold for real images alone; add --data")
@@ -94,6 +105,8 @@ def record_report(file: Path, json_file: Path, report: VerifyReport) -> str:
         "top1_agreement": report.top1_agreement,
         "paths": list(report.paths),
     }
+    if report.typical:
+        entry["typical_error"] = max(judged.error for judged in report.typical)
     write_metadata(model, {**read_metadata(model), "verify": entry})
     with whole_file(file) as stream:
         stream.write(model.SerializeToString(deterministic=True))
