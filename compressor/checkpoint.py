@@ -74,6 +74,7 @@ class CompressedCheckpoint:
         fixed_point: Bits and steps of the fixed-point weights, see `compressor.quantise.describe`; `state` holds their
             float values. None where there are none.
         base: The network before any cut, where it was given in Python and `architecture` is empty; never stored.
+        path: The file it was read from, or None; never stored.
     """
 
     architecture: str
@@ -88,9 +89,10 @@ class CompressedCheckpoint:
     record: dict[str, Any] = field(default_factory=dict)  # JSON values
     fixed_point: dict[str, Any] | None = None  # JSON values
     base: nn.Module | None = None
+    path: Path | None = None
 
 
-_STORED = [entry.name for entry in fields(CompressedCheckpoint) if entry.name != "base"]
+_STORED = [entry.name for entry in fields(CompressedCheckpoint) if entry.name not in ("base", "path")]
 
 
 def save(checkpoint: CompressedCheckpoint, path: Path) -> None:
@@ -155,7 +157,7 @@ def load(path: Path) -> CompressedCheckpoint:
         raise CheckpointError(f"{path} is damaged: its preprocessing lacks mean, std or size; make it again") from error
     arguments["classes"] = tuple(values["classes"])
     arguments["architecture"] = _found_beside(path, values["architecture"])
-    return CompressedCheckpoint(**arguments)
+    return CompressedCheckpoint(**arguments, path=path)
 
 
 def _found_beside(path: Path, architecture: str) -> str:
@@ -248,7 +250,21 @@ def base_network(checkpoint: CompressedCheckpoint) -> nn.Module:
         )
     if checkpoint.architecture.startswith(ONNX):
         return build(program_from_json(checkpoint.architecture_kwargs.get("program", {})))
+    if checkpoint.path is not None:
+        _check_file(checkpoint.path, checkpoint.architecture)
     return models.build(checkpoint.architecture, **checkpoint.architecture_kwargs)
+
+
+def _check_file(path: Path, architecture: str) -> None:
+    """Raises CheckpointError where the network of the checkpoint `path` is a `file.py:factory` that is not at hand."""
+    file = Path(architecture.rpartition(":")[0])
+    if file.suffix != ".py" or file.is_file():
+        return
+    places = list(dict.fromkeys(str((folder / file).resolve()) for folder in (Path.cwd(), path.parent)))
+    raise CheckpointError(
+        f"{path} was made of the network '{architecture}', and there is no file {' or '.join(places)}; put it back, or "
+        "run the command in the folder that its path begins in"
+    )
 
 
 # What the file holds is not known before it has been looked at, hence the Any.

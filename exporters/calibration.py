@@ -6,6 +6,7 @@ The ranges are onnxruntime.quantization's.
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,17 @@ import onnx
 
 from exporters.errors import ExportError
 
-__all__ = ["CALIBRATIONS", "PERCENTILE", "Array", "Int8Settings", "Reader", "method_of", "quiet", "ranges_of"]
+__all__ = [
+    "CALIBRATIONS",
+    "PERCENTILE",
+    "Array",
+    "Int8Settings",
+    "Reader",
+    "finite_ranges",
+    "method_of",
+    "quiet",
+    "ranges_of",
+]
 
 Array = npt.NDArray[np.float32]
 
@@ -74,7 +85,7 @@ def ranges_of(path: Path, settings: Int8Settings, ops: Sequence[str]) -> dict[st
         ops: Types of nodes.
 
     Raises:
-        ExportError: There are fewer inputs than the file takes at a time.
+        ExportError: There are fewer inputs than the file takes at a time, or a tensor is not finite on one of them.
     """
     from onnxruntime.quantization.calibrate import create_calibrator
 
@@ -88,13 +99,36 @@ def ranges_of(path: Path, settings: Int8Settings, ops: Sequence[str]) -> dict[st
             extra_options={"symmetric": False, "percentile": PERCENTILE},
         )
         step = max(_IMAGES_AT_A_TIME, value.type.tensor_type.shape.dim[0].dim_value)
-        for start in range(0, max(1, len(settings.images)), step):
-            images = settings.images[start : start + step]
-            if start == 0 or len(images) == step:
-                calibrator.collect_data(Reader(value, images))
-        found = calibrator.compute_data()
-    ends = {name: [float(np.asarray(end).item()) for end in data.range_value] for name, data in found.items()}
+        with finite_ranges(len(settings.images)):
+            for start in range(0, max(1, len(settings.images)), step):
+                images = settings.images[start : start + step]
+                if start == 0 or len(images) == step:
+                    calibrator.collect_data(Reader(value, images))
+            found = calibrator.compute_data()
+            ends = {name: [float(np.asarray(end).item()) for end in data.range_value] for name, data in found.items()}
+            if not np.isfinite(list(ends.values())).all():
+                raise ValueError("not finite")
     return {name: (low, high) for name, (low, high) in ends.items()}
+
+
+@contextlib.contextmanager
+def finite_ranges(images: int) -> Iterator[None]:
+    """Inside, ranges are found on so many images; complaints of numbers that have none become our error.
+
+    Raises:
+        ExportError: A tensor is infinite or NaN on one of the images.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's of the same
+            yield
+    except (ValueError, AssertionError) as error:
+        if not any(words in str(error) for words in ("finite", "scale issue")):
+            raise
+        raise ExportError(
+            f"the network gives numbers that are infinite or NaN on one of the {images} calibration images, so there "
+            "is no range to round; train it further, with a lower --lr, or leave --int8 out"
+        ) from error
 
 
 class Reader:

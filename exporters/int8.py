@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from exporters.calibration import CALIBRATIONS, PERCENTILE, Array, Int8Settings, Reader, method_of, quiet
+from exporters.calibration import CALIBRATIONS, PERCENTILE, Array, Int8Settings, Reader, finite_ranges, method_of, quiet
 from exporters.errors import ExportError
 
 __all__ = ["CALIBRATIONS", "Int8Settings", "Steps", "quantize_int8", "stored_steps"]
@@ -65,7 +65,8 @@ def quantize_int8(
             are measured.
 
     Raises:
-        ExportError: There is nothing to quantise, or fewer inputs than the model takes at a time.
+        ExportError: There is nothing to quantise, fewer inputs than the model takes at a time, or a tensor that is not
+            finite on one of them.
     """
     if not any(node.op_type in _WEIGHTED for node in model.graph.node):
         raise ExportError("the network has no convolution and no linear layer, so there is nothing to quantise")
@@ -89,7 +90,7 @@ def quantize_int8(
     }
     if symmetric:
         options["OpTypesToExcludeOutputQuantization"] = list(_WEIGHTED)
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet(), finite_ranges(len(settings.images)):
         source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(prepared, source)
         ort.quantize_static(
@@ -104,9 +105,17 @@ def quantize_int8(
             extra_options=options,
         )
         quantized = onnx.load(result)
+        if not all(np.isfinite(numpy_helper.to_array(held)).all() for held in _steps(quantized)):
+            raise ValueError("not finite")
     if symmetric:
         _share_pairs(quantized)
     return _restored(quantized, model)
+
+
+def _steps(model: ModelProto) -> list[onnx.TensorProto]:
+    """What Q/DQ nodes multiply or divide by."""
+    names = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    return [held for held in model.graph.initializer if held.name in names]
 
 
 def _share_pairs(model: ModelProto) -> None:

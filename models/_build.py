@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from models._errors import ModelError
 
@@ -42,7 +43,8 @@ def build(spec: str, **kwargs: Any) -> nn.Module:
         **kwargs: Handed to the factory; the project's own take `num_classes` and `in_channels`.
 
     Raises:
-        ModelError: The name, the file or the function does not exist, or does not take these arguments.
+        ModelError: The name, the file or the function does not exist, or does not take these arguments; or the network
+            has layers that learn their size from the first input.
     """
     kind, factory, extras = _factory(spec)
     try:
@@ -55,6 +57,12 @@ def build(spec: str, **kwargs: Any) -> nn.Module:
         raise ModelError(f"the factory of '{spec}' failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"'{spec}' returned a {type(model).__name__}; a factory must return a torch.nn.Module")
+    lazy = [path for path, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
+    if lazy:
+        raise ModelError(
+            f"'{spec}' has layers without a size yet ({', '.join(lazy[:3])}); give them their number of inputs, or run "
+            "the network on one input in its factory"
+        )
     return model
 
 

@@ -100,7 +100,7 @@ def conv_bn_pairs(model: nn.Module, example: Tensor) -> tuple[tuple[ConvBNPair, 
             reasons[name] = reason or "no batch norm"
             continue
         (bn_node,) = node.users
-        pairs.append(ConvBNPair(name, bn_name, _activated(bn_node), _nonnegative(node.args[0])))
+        pairs.append(ConvBNPair(name, bn_name, _activated(bn_node), _nonnegative(node.args[0], node)))
     paired = {pair.conv for pair in pairs}
     for name, module in modules.items():
         if isinstance(module, nn.Conv2d) and name not in paired and name not in reasons:
@@ -212,8 +212,9 @@ _ACTIVATION_NAMES = {
 }  # fmt: skip
 
 
-def _nonnegative(value: Any) -> bool:
-    if not isinstance(value, fx.Node) or value.op != "call_function":
+def _nonnegative(value: Any, reader: fx.Node) -> bool:
+    """Whether no number in `value` is below 0 when `reader` runs."""
+    if not isinstance(value, fx.Node) or value.op != "call_function" or _is_overwritten(value, reader):
         return False
     if value.target in _RELUS or value.target in _NONNEGATIVE:
         return True
@@ -223,4 +224,43 @@ def _nonnegative(value: Any) -> bool:
     numbers = [v for v in (*value.args, *value.kwargs.values()) if isinstance(v, int | float)]
     if value.target in _ARITHMETIC and any(number < 0 for number in numbers):
         return False
-    return value.target in _KEEP_SIGN and all(_nonnegative(source) for source in value.all_input_nodes)
+    return value.target in _KEEP_SIGN and all(_nonnegative(source, value) for source in value.all_input_nodes)
+
+
+def _is_overwritten(value: fx.Node, reader: fx.Node) -> bool:
+    """Whether an operator in place writes into the memory of `value` after it was made and before `reader` runs.
+
+    `x[:, :2].sub_(1)` writes through a view, of which the readers of `x` show nothing.
+    """
+    memory = _memory(value)
+    between = False
+    for node in value.graph.nodes:
+        if node is reader:
+            return False
+        if between and any(_memory(written) is memory for written in _written(node)):
+            return True
+        between = between or node is value
+    return False
+
+
+def _memory(value: fx.Node) -> fx.Node:
+    """The first tensor that has the memory of `value`, as far as the operators' schemas say; or `value` itself."""
+    while value.op == "call_function":
+        schema = getattr(value.target, "_schema", None)
+        is_item = schema is None and getattr(value.target, "__name__", "") == "getitem"  # of what chunk or split gives
+        shares = is_item or (schema is not None and any(entry.alias_info is not None for entry in schema.returns))
+        if not shares or not isinstance(value.args[0], fx.Node):
+            return value
+        value = value.args[0]
+    return value
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The arguments that an operator writes into."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return []
+    given = {parameter.name: argument for parameter, argument in zip(schema.arguments, node.args, strict=False)}
+    given |= node.kwargs
+    names = [entry.name for entry in schema.arguments if entry.alias_info is not None and entry.alias_info.is_write]
+    return [written for written in map(given.get, names) if isinstance(written, fx.Node)]

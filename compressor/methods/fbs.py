@@ -83,7 +83,7 @@ class FBS(Method):
             raise MethodError("the network has FBS layers already; change their density instead of attaching again")
         pairs, reasons = conv_bn_pairs(model, example)
         if not pairs:
-            found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no convolution"
+            found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no Conv2d"
             raise MethodError(f"no convolution of {type(model).__name__} can become an FBS layer ({found})")
         options = self._options()
         generator = torch.Generator().manual_seed(self.seed)

@@ -78,7 +78,8 @@ def find_steps(
         if not readers:
             left[group.name] = "no convolution or linear layer reads it"
         elif unfit:
-            left[group.name] = f"{', '.join(unfit)} cannot carry noise (a bare function, called twice or tied)"
+            names = ", ".join(dict.fromkeys(unfit))
+            left[group.name] = f"{names} cannot carry noise (a bare function, called twice or tied)"
         elif not trunks and _is_trunk(graph, group):
             left[group.name] = "a residual sum; --set trunks=true prunes these too"
         else:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from compressor.errors import CompressorError
+from compressor.methods.fbs import layers
 from compressor.methods.fbs_rounding import (
     round_predictors,
     round_predictors_to_bytes,
@@ -50,6 +51,11 @@ def round_network(source: Source, data: str | None, option: str) -> tuple[Source
     saved = source.saved
     if saved is not None and saved.fixed_point is not None:
         raise CompressorError(f"{option}: the weights of {source.name} are fixed-point numbers; leave it out")
+    if not layers(source.model):
+        raise CompressorError(
+            f"{option} rounds what FBS layers are made of, and {source.name} has no FBS layers; leave it out and add "
+            "--int8, or use 'compress quantize' for weights of 2 to 8 bits, or prune with --method fbs first"
+        )
     made = replace(source, model=copy.deepcopy(source.model))
     notes = []
     for what, form in _WANTED[option].items():

@@ -20,7 +20,7 @@ from compressor.plan import PruningPlan
 from compressor.select.alignment import allowed_counts, whole_blocks
 from compressor.select.budget import TOLERANCE, Budget
 from compressor.select.clock import Clock
-from compressor.select.limits import Limits, floors
+from compressor.select.limits import Limits, floors, may_cut
 from compressor.select.quicken import quicken
 from compressor.select.search import Search, search_counts
 
@@ -81,6 +81,7 @@ class Choices:
         target: what the cost should be.
         budget: where the target comes from.
         step: channels a layer should be a multiple of.
+        advice: what the user can do to widen the range of costs; empty where nothing is left to allow.
     """
 
     allowed: list[Counts]
@@ -89,6 +90,7 @@ class Choices:
     target: float
     budget: Budget
     step: int
+    advice: tuple[str, ...] = ()
 
 
 def find_choices(
@@ -124,7 +126,24 @@ def find_choices(
     branches = _removable(graph, least) if limits.remove_branches else []
     for group in {g for branch in branches for g in branch}:
         allowed[group] = np.append(0, allowed[group])
-    return Choices(allowed, branches, cost, target, budget, step)
+    return Choices(allowed, branches, cost, target, budget, step, _advice(graph, limits, least, step, min_keep))
+
+
+def _advice(graph: ChannelGraph, limits: Limits, least: list[int], step: int, min_keep: float) -> tuple[str, ...]:
+    """What of the user's own limits, of the method's and of the network's keeps costs up, as things to do."""
+    free = [(group, floor) for group, floor in zip(graph.groups, least, strict=True) if group.frozen is None]
+    advice = []
+    if step > 1 and free:
+        advice.append("allow any width (--align off)")
+    if limits.keep_min and any(floor > 1 for group, floor in free if may_cut(group, limits)):
+        advice.append("lower --keep-min")
+    if limits.exclude and not all(may_cut(group, limits) for group, _ in free):
+        advice.append("exclude fewer layers")
+    if limits.include and not all(may_cut(group, limits) for group, _ in free):
+        advice.append("include more layers")
+    if any(int(min_keep * group.size) > floor for group, floor in free):
+        advice.append(f"lower --set min_keep (it is {min_keep:g})")
+    return tuple(advice)
 
 
 def _in_blocks(graph: ChannelGraph, search: Search, counts: Counts, step: int) -> tuple[Search, Counts]:
@@ -203,8 +222,17 @@ def refuse(choices: Choices, counts: Counts) -> NoReturn:
     def text(cost: float) -> str:
         return f"{cost / full:.3g}x" if choices.budget.relative else f"{cost:,.0f}"
 
-    hint = "allow any width (--align off), " if choices.step > 1 else ""
+    refused = (
+        f"{choices.budget.kind}={text(choices.target)} cannot be met within 2 %; closest reachable is {text(reached)}"
+    )
+    if least == full:
+        allow = "".join(f"{way}; " for way in choices.advice)
+        raise BudgetError(
+            f"{refused}, as no channel may be cut; {allow}'compress inspect' says what is frozen and why; --method fbs "
+            "cuts none, and may still skip some"
+        )
+    advice = ", ".join(("ask for the closest", *choices.advice))
     raise BudgetError(
-        f"{choices.budget.kind}={text(choices.target)} cannot be met within 2 %; closest reachable is {text(reached)}, "
-        f"and the range here is {text(least)} to {text(full)}; {hint}lower --keep-min or exclude fewer layers"
+        f"{refused}, and the range here is {text(least)} to {text(full)}; {advice}, or see in 'compress inspect' what "
+        "is frozen"
     )

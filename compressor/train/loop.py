@@ -25,6 +25,7 @@ from compressor.train.schedule import lr_factor, parameter_groups
 from compressor.train.settings import EpochRecord, TrainRecord, TrainSettings
 from compressor.train.state import RunState, load_state, resume_path, save_state
 from compressor.train.strided import safe_in_bf16
+from compressor.train.trial import check_trains
 from compressor.train.views import views_of_any_layout
 
 __all__ = ["steps_per_epoch", "train"]
@@ -60,8 +61,8 @@ def train(
         progress: Where to say how it goes; None is silent.
 
     Raises:
-        CompressorError: The loss is no longer a finite number; or label smoothing is asked for and the task's loss
-            is not cross-entropy.
+        CompressorError: torch cannot train the network; the loss is no longer a finite number; or label smoothing is
+            asked for and the task's loss is not cross-entropy.
         CheckpointError: `resume`, but there is no state, or it belongs to a run with other settings.
         KeyboardInterrupt: Passed on; the state on disk is that of the last whole epoch.
     """
@@ -88,6 +89,10 @@ def train(
                     best_model, best_epoch = _copy(model), epoch + 1
                 if state_file is not None and run.fabric.is_global_zero:
                     _save(state_file, run, epochs, best_model, best_epoch)
+    except Exception:
+        if state_file is not None and not epochs and run.fabric.is_global_zero:
+            state_file.unlink(missing_ok=True)  # a run that failed at once would fail at once again
+        raise
     finally:
         run.progress.stop()
 
@@ -133,6 +138,8 @@ def _begin(
     """Changes `model` to where the run stands, moves it to its device, and returns all that the run needs."""
     loss = _loss(dataset, settings.label_smoothing)
     if state is None:
+        if settings.epochs:
+            check_trains(model, dataset, loss, bf16=settings.precision == "bf16")
         batches = dataset.batches("train", Loader(settings.batch_size, shuffle=True))
         precision = choose_precision(model, batches, loss=loss, wanted=settings.precision)
     else:

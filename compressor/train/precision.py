@@ -17,7 +17,15 @@ from compressor.data import Batch, Loss
 from compressor.train.strided import safe_in_bf16
 from compressor.train.views import views_of_any_layout
 
-__all__ = ["Precision", "as_float", "channels_last", "choose_precision", "make_fabric"]
+__all__ = [
+    "Precision",
+    "as_float",
+    "channels_last",
+    "choose_precision",
+    "forward_and_backward",
+    "make_fabric",
+    "run_device",
+]
 
 # A format that is not clearly faster is not worth its rounding; repeated measurements differ by about 5 %.
 _LEAST_GAIN = 1.1
@@ -51,7 +59,8 @@ def choose_precision(
 
     1. '32' or 'bf16': that one.
     2. 'auto' on a GPU: bf16 where the GPU has it.
-    3. 'auto' on the CPU, one process: bf16 where two training steps of it are at least 1.1 times as fast.
+    3. 'auto' on the CPU, one process: bf16 where the network takes it and two training steps of it are at least 1.1
+       times as fast.
     4. 'auto' on the CPU, several processes: '32'; they must agree, and would disturb each other's clocks.
 
     Args:
@@ -68,10 +77,21 @@ def choose_precision(
     if _world_size() > 1:
         return Precision("32", channels_last=True, reason="several processes on the CPU")
     batch = next(batches)
-    seconds = {name: _step_seconds(model, batch, loss, bf16=name == "bf16") for name in ("32", "bf16")}
-    gain = seconds["32"] / seconds["bf16"]
-    reason = f"a bf16 step takes {seconds['bf16'] * 1e3:.0f} ms, a float32 step {seconds['32'] * 1e3:.0f} ms"
-    return Precision("bf16" if gain >= _LEAST_GAIN else "32", channels_last=True, reason=reason)
+    floats = _step_seconds(model, batch, loss, bf16=False)
+    try:
+        halves = _step_seconds(model, batch, loss, bf16=True)
+    except Exception as error:  # of the network's own code, which may hand numbers to another library
+        reason = f"bf16 fails with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return Precision("32", channels_last=True, reason=reason)
+    reason = f"a bf16 step takes {halves * 1e3:.0f} ms, a float32 step {floats * 1e3:.0f} ms"
+    return Precision("bf16" if floats / halves >= _LEAST_GAIN else "32", channels_last=True, reason=reason)
+
+
+def run_device() -> torch.device:
+    """Returns where this process's part of a run will train."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def make_fabric(precision: Precision) -> Fabric:
@@ -97,21 +117,35 @@ def _world_size() -> int:
 
 def _step_seconds(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> float:
     """Returns the time of one forward and backward pass, not counting the first, which plans kernels."""
-    trial = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
+    trial = copy.deepcopy(model)
+    start = 0.0
+    for step in range(_MEASURED_STEPS + 1):
+        if step == 1:
+            start = time.perf_counter()
+        forward_and_backward(trial, batch, loss, bf16=bf16, most_images=_MEASURED_IMAGES)
+    return (time.perf_counter() - start) / _MEASURED_STEPS
+
+
+def forward_and_backward(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool, most_images: int) -> None:
+    """Changes `model`: its gradients are those of the batch's first images, it is left in training mode.
+
+    Args:
+        model: On the device that the batch lies on.
+        batch: Used whole where it is not a pair of tensors.
+        loss: What is minimised.
+        bf16: Convolutions and products in bfloat16.
+        most_images: How many images, at most.
+    """
     inputs, targets = batch
     if isinstance(inputs, torch.Tensor) and isinstance(targets, torch.Tensor):
-        inputs, targets = inputs[:_MEASURED_IMAGES], targets[:_MEASURED_IMAGES]
-    inputs = channels_last(inputs)
-    start = 0.0
-    with torch.random.fork_rng(devices=[]):
-        for step in range(_MEASURED_STEPS + 1):
-            if step == 1:
-                start = time.perf_counter()
-            autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
-            with autocast, safe_in_bf16(bf16=bf16), views_of_any_layout():
-                outputs = trial(inputs)
-            torch.autograd.backward(loss(as_float(outputs), targets))
-    return (time.perf_counter() - start) / _MEASURED_STEPS
+        inputs, targets = inputs[:most_images], targets[:most_images]
+    model.to(memory_format=torch.channels_last).train()
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with autocast, safe_in_bf16(bf16=bf16), views_of_any_layout():
+            outputs = model(channels_last(inputs))
+        torch.autograd.backward(loss(as_float(outputs), targets))
 
 
 # Inputs and outputs are nested as the caller's network likes, hence Any.

@@ -37,7 +37,7 @@ def test_save_and_load_give_the_same(tmp_path: Path) -> None:
     save(before, tmp_path / "model.pt")
     after = load(tmp_path / "model.pt")
     for entry in dataclasses.fields(CompressedCheckpoint):
-        if entry.name != "state":
+        if entry.name not in ("state", "path"):
             assert getattr(after, entry.name) == getattr(before, entry.name)
     assert list(after.state) == list(before.state)
     assert all(torch.equal(after.state[name], before.state[name]) for name in before.state)
@@ -65,6 +65,24 @@ def test_a_networks_file_is_found_beside_the_checkpoint(tmp_path: Path, monkeypa
     found = load(folder / "model.pt")
     assert Path(found.architecture.removesuffix(":net")).samefile(tmp_path / "net.py")
     assert rebuild(found)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_a_networks_file_that_is_gone_is_looked_for_where_the_message_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    save(checkpoint(architecture="nets/own.py:net"), folder / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    loaded = load(Path("runs/model.pt"))
+    with pytest.raises(CheckpointError, match=r"runs/model\.pt was made of the network 'nets/own\.py:net'") as caught:
+        rebuild(loaded)
+    for place in (tmp_path, folder):
+        assert str(place / "nets/own.py") in str(caught.value)
+        (place / "nets").mkdir()
+        (place / "nets/own.py").write_text("from models import build\ndef net(**kw): return build('digitsnet', **kw)\n")
+        rebuild(load(Path("runs/model.pt")))
+        (place / "nets/own.py").unlink()
 
 
 def test_a_method_is_attached_again_at_its_density(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def test_nothing_is_left_beside_the_output(pruned: PrunedNetwork) -> None:
     assert sorted(path.name for path in pruned.path.parent.iterdir()) == ["slim.csv", "slim.pt"]
 
 
-class KilledError(Exception):
-    pass
+class KilledError(BaseException):
+    """As Ctrl-C, no error: the state stays."""
 
 
 class KillAfter(Progress):

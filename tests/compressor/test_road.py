@@ -108,8 +108,8 @@ def test_numbers_of_16_bits_go_all_the_way(folder: Path, tmp_path: Path, capsys:
 
     capsys.readouterr()
     for refused, why in (
-        (("export", folder / "dense.pt", "--half-predictors"), "no FBS layers"),
-        (("export", folder / "dense.pt", "--half-weights"), "no FBS layers"),
+        (("export", folder / "dense.pt", "--half-predictors"), "--half-predictors rounds what FBS layers are made of"),
+        (("export", folder / "dense.pt", "--half-weights"), "dense.pt has no FBS layers; leave it out and add --int8"),
         ((*words, "--half-predictors", "--target", "tensorrt"), "for target onnx"),
         ((*words, "--half-weights", "--target", "tensorrt"), "--half-weights is for target onnx"),
         ((*words, "--half-weights", "--int8"), "add --half-predictors instead"),
@@ -152,7 +152,7 @@ def test_what_does_not_go_with_bytes(
     assert compress(*words, *others, "-o", tmp_path / "x.onnx") == 1
     assert why in capsys.readouterr().err
     assert compress("export", folder / "dense.pt", "--byte-weights", "-o", tmp_path / "x.onnx") == 1
-    assert "predictors of 8 bits: the network has no FBS layers" in capsys.readouterr().err
+    assert "--byte-weights rounds what FBS layers are made of" in capsys.readouterr().err
     assert not (tmp_path / "x.onnx").exists()
 
 
@@ -173,8 +173,20 @@ def test_widths_are_filled_up_to_what_the_runtime_likes(
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_another_networks_file_is_not_equal(folder: Path) -> None:
+def test_another_networks_file_is_told_so(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compress("verify", folder / "fbs.pt", folder / "dense.onnx") == 1
+    assert "NOT equal" in capsys.readouterr().out
     assert compress("verify", folder / "dense.pt", folder / "fbs.onnx") == 1
+    assert "fbs.onnx has FBS layers and" in capsys.readouterr().err
+    ordered = tmp_path / "ordered.onnx"
+    assert compress("export", folder / "fbs.pt", "--data", "digits", "--no-measure", "-o", ordered) == 0
+    model = onnx.load(ordered)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "compress.winners")
+    entry.value = json.dumps({"images": 1, "order": {"nowhere": [0]}})
+    onnx.save(model, ordered)
+    capsys.readouterr()
+    assert compress("verify", folder / "fbs.pt", ordered) == 1
+    assert "ordered.onnx was not exported from" in capsys.readouterr().err
 
 
 def test_inspect_counts_what_the_layers_skip(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,42 @@ def test_out_of_reach_says_the_closest(step: int) -> None:
         select(GRAPH, SCORES, budget=parse_budget("macs=900G"))
 
 
+@pytest.mark.parametrize(
+    ("limits", "step", "said", "unsaid"),
+    [
+        (Limits(), 16, ["--align off"], ["--keep-min", "exclude", "include"]),
+        (Limits(), 1, ["ask for the closest"], ["--align", "--keep-min", "exclude", "include"]),
+        (Limits(keep_min={"3": 0.5}), 1, ["lower --keep-min"], ["exclude", "include"]),
+        (Limits(exclude=("3",)), 1, ["exclude fewer layers"], ["--keep-min", "include"]),
+        (Limits(include=("3",)), 1, ["include more layers"], ["--keep-min", "exclude"]),
+        (Limits(exclude=("*",)), 16, ["no channel may be cut", "exclude fewer layers"], ["--keep-min", "include"]),
+    ],
+)
+def test_out_of_reach_says_what_helps(limits: Limits, step: int, said: list[str], unsaid: list[str]) -> None:
+    with pytest.raises(BudgetError, match="cannot be met") as caught:
+        select(GRAPH, SCORES, budget=parse_budget("macs=0.00001x"), limits=limits, step=step)
+    assert all(text in str(caught.value) for text in said)
+    assert not any(text in str(caught.value) for text in unsaid)
+
+
+def test_where_all_is_frozen_no_limit_is_blamed() -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8 * 196, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.head(self.conv(x).flatten(1).sort(1).values)
+            return y
+
+    graph = trace(Sorted(), IMAGE)
+    assert all(group.frozen for group in graph.groups)
+    with pytest.raises(BudgetError, match=r"no channel may be cut; 'compress inspect' says what is frozen") as caught:
+        select(graph, {}, budget=parse_budget("macs=0.5x"), limits=Limits(keep_min={"*": 0.5}), step=16)
+    assert "--keep-min" not in str(caught.value)
+    assert "--align" not in str(caught.value)
+
+
 def test_limits() -> None:
     limits = Limits(include=("0", "3", "6"), exclude=("6",), keep_min={"3": 60, "0": 0.25})
     plan = select(GRAPH, SCORES, budget=parse_budget("macs=0.85x"), limits=limits)

@@ -123,6 +123,17 @@ def test_the_file_says_how_it_was_calibrated_and_inspect_counts_its_bytes(files)
     assert {node.method for node in report.nodes if node.op in ("Conv", "Gemm")} == {"int8"}
 
 
+@pytest.mark.parametrize("fbs", [False, True], ids=["dense", "fbs"])
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+def test_numbers_without_a_range_are_refused(tmp_path, calibration, fbs):
+    network = tiny.settled(tiny.Chain()).eval()
+    network = tiny.with_fbs(network).eval() if fbs else network
+    images = np.where(IMAGES > 0, np.float32(3e38), np.float32(-3e38))
+    with pytest.raises(ExportError, match=r"infinite or NaN on one of the 32 calibration images"):
+        exporters.export(network, EXAMPLE, tmp_path / "m.onnx", int8=Int8Settings(calibration, images))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_every_calibration_works_and_repeats(tmp_path, calibration):
     network = tiny.settled(torch.nn.Sequential(*tiny.block(3, 8), torch.nn.Flatten(), torch.nn.Linear(960, 5)))

@@ -128,3 +128,15 @@ def test_a_users_file_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ModelError, match="cannot build 'cifarnet' with width=3"):
         models.build("cifarnet", width=3)
+
+
+def test_layers_without_a_size_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "lazy.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n"
+        "def lazy(): return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.LazyLinear(4))\n"
+        "def run():\n    net = lazy()\n    net(torch.zeros(1, 1, 8, 8))\n    return net\n"
+    )
+    with pytest.raises(ModelError, match=r"layers without a size yet \(2\.weight, 2\.bias\)"):
+        models.build(f"{path}:lazy")
+    assert models.build(f"{path}:run")[2].in_features == 72

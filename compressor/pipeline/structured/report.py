@@ -47,7 +47,7 @@ def make_record(
 
 
 def summary(record: dict[str, Any]) -> str:  # JSON values of `make_record`
-    """Returns what is left of the convolutions, in one line for people."""
+    """Returns what is left of the convolutions, where there are any, in one line for people."""
     convolutions = record["convolutions"]
     live, before = convolutions["live"], convolutions["weights_before"]
     searches = record["searches"]
@@ -57,8 +57,9 @@ def summary(record: dict[str, Any]) -> str:  # JSON values of `make_record`
         name for search in searches if search["kept"] and search["pruned"] < search["asked"] for name in search["names"]
     ]
     given += f"; less than asked for, for the same reason: {', '.join(less)}" if less else ""
+    weights = f"convolutions: {live} of {before} weights live, {1 - live / before:.1%} gone; " if before else ""
     return (
-        f"convolutions: {live} of {before} weights live, {1 - live / before:.1%} gone; "
+        f"{weights}"
         f"{convolutions['macs_before'] / 1e6:.2f} -> {convolutions['live_macs'] / 1e6:.2f} M MACs where absent weights "
         f"cost nothing{given}"
     )

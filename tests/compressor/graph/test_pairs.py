@@ -194,6 +194,63 @@ def test_numbers_count_for_the_sign(change: Callable[[Tensor], Tensor], nonnegat
     assert second.nonnegative_input == nonnegative
 
 
+def _sub(x: Tensor) -> Tensor:
+    x.sub_(0.5)
+    return x
+
+
+def _sub_from_a_slice(x: Tensor) -> Tensor:
+    x[:, :2].sub_(0.5)
+    return x
+
+
+def _sub_from_half(x: Tensor) -> Tensor:
+    x.chunk(2, dim=1)[1].sub_(0.5)
+    return x
+
+
+def _write_into_a_slice(x: Tensor) -> Tensor:
+    x[:, :2] = x[:, 2:] - 1
+    return x
+
+
+def _read_through_a_view_made_before(x: Tensor) -> Tensor:
+    view = x.view(-1, 4, 36)
+    x.sub_(0.5)
+    return view.view(-1, 4, 6, 6)
+
+
+def _pool_before_the_change(x: Tensor) -> Tensor:
+    pooled = F.max_pool2d(x, 2)
+    x.sub_(0.5)
+    return pooled
+
+
+def _relu_after_the_change(x: Tensor) -> Tensor:
+    x[:, :2].sub_(0.5)
+    return F.relu(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "nonnegative"),
+    [
+        (_sub, False),
+        (_sub_from_a_slice, False),
+        (_sub_from_half, False),
+        (_write_into_a_slice, False),
+        (_read_through_a_view_made_before, False),
+        (_pool_before_the_change, True),
+        (_relu_after_the_change, True),
+    ],
+)
+def test_what_is_written_in_place_counts_for_the_sign(change: Callable[[Tensor], Tensor], nonnegative: bool) -> None:
+    model = _Moved(change)
+    _, second = conv_bn_pairs(model, X)[0]
+    assert second.nonnegative_input == nonnegative
+    with torch.no_grad():
+        assert bool((model.change(model.first(X)) >= 0).all()) == nonnegative
+
+
 def test_a_network_that_cannot_be_exported_is_refused() -> None:
     with pytest.raises(GraphError, match=r"Branching cannot be exported with an input of shape \(2, 3, 8, 8\)"):
         conv_bn_pairs(Branching(), X)

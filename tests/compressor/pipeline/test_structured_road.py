@@ -108,6 +108,23 @@ def test_what_cannot_be_done_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_of_linear_layers_alone_is_cut_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    layers = nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    dense, slim = tmp_path / "dense.pt", tmp_path / "slim.pt"
+    arch = ("--arch", f"{tmp_path / 'net.py'}:net")
+    assert compress("train", *arch, "--data", "digits", "--epochs", 1, "--precision", "32", "-o", dense) == 0
+    words = ("prune", dense, "--method", "structured", "--data", "digits", "--budget", "macs=0.5x", "--epochs", 0)
+    assert compress(*words, *SHORT, "-o", slim) == 0
+    assert "convolutions" not in capsys.readouterr().err
+    record = checkpoint.load(slim).record
+    assert record["macs"] == pytest.approx(0.5 * record["before"]["macs"], rel=0.02)
+
+
 def test_kernels_of_ones_own_network_from_python(dense: Path) -> None:
     model = checkpoint.rebuild(checkpoint.load(dense))
     digits = data.load("digits")

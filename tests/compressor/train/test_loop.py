@@ -214,10 +214,26 @@ def test_clipping_bounds_the_first_step(dataset: Dataset) -> None:
     assert 0 < moved.norm() <= 1.001e-3
 
 
-def test_divergence_is_said_and_leaves_the_last_good_state(dataset: Dataset, tmp_path: Path) -> None:
+def test_divergence_at_once_is_said_and_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, peak_lr=1e30)
     with pytest.raises(CompressorError, match=r"diverged in epoch 1.*lower peak_lr \(it is 1e\+30\)"):
         train(network(), dataset, settings=settings, checkpoint_path=tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+
+
+class Poisoner(Killer):
+    """A method after which the weights are no numbers."""
+
+    def after_step(self, model: nn.Module) -> None:
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            with torch.no_grad():
+                next(model.parameters()).fill_(torch.nan)
+
+
+def test_divergence_later_leaves_the_last_good_state(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(CompressorError, match="diverged in epoch 2"):
+        train(network(), dataset, settings=SETTINGS, method=Poisoner(5), checkpoint_path=tmp_path / "model.pt")
     state = torch.load(resume_path(tmp_path / "model.pt"), weights_only=True)
     assert all(value.isfinite().all() for value in state["model"].values())
 

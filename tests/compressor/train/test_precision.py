@@ -43,6 +43,20 @@ def test_measuring_leaves_the_network_and_the_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
+class FloatsOnly(nn.Module):
+    """Hands its input to NumPy, which has no bfloat16."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0 * float(x.detach().numpy().sum())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU nothing is measured")
+def test_auto_takes_float32_where_the_network_fails_in_bf16() -> None:
+    chosen = choose_precision(nn.Sequential(network(), FloatsOnly()), iter([BATCH]))
+    assert chosen.name == "32"
+    assert "bf16 fails with TypeError" in chosen.reason
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="bf16 is then announced elsewhere")
 def test_fabric_says_nothing_of_its_own(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     make_fabric(Precision("bf16", channels_last=True, reason="asked for"))
