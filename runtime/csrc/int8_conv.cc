@@ -152,7 +152,7 @@ void FbsConvInt8::list_choice(const Work& work) const {
 
 // Bytes of Int8PackTask::rows.
 int64_t FbsConvInt8::row_memory(int32_t channels) const {
-  return kernels_->int8.weight_rows ? lanes_ * pack_row_bytes(channels) : 0;
+  return kernels_->int8.weight_rows ? lanes_ * pack_row_pitch(channels) : 0;
 }
 
 void FbsConvInt8::fill_filters(const Int8Depthwise& depthwise) {

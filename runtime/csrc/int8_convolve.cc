@@ -30,6 +30,7 @@ void FbsConvInt8::pack(const Work& work, int32_t vector, int8_t* rows, int8_t* o
     task.outputs = std::min(lanes_, winners_ - vector * lanes_);
     task.live_bits = whole ? nullptr : work.live_bits;
     task.rows = rows;
+    task.row_pitch = pack_row_pitch(work.channels);
   } else {
     task.vector_stride = static_cast<int64_t>(inputs_) * taps_ * lanes_;
     task.live = work.live;

@@ -6,6 +6,11 @@
 
 namespace compress {
 
+// Of one row that is squeezed, with what is written and read behind it.
+inline int64_t pack_row_pitch(int32_t channels) {
+  return (int64_t{channels} + 3 * kPackSlack - 1) / kPackSlack * kPackSlack;
+}
+
 // How threads divide a sample.
 struct FbsConvInt8::Manner {
   int32_t shares = 1;

@@ -9,9 +9,9 @@
 #ifndef COMPRESS_ISA_AMX_H_
 #define COMPRESS_ISA_AMX_H_
 
-#include "isa/avx512.h"
+#define COMPRESS_MATRICES  // before what depends on it
 
-#define COMPRESS_MATRICES
+#include "isa/avx512.h"
 
 namespace {
 

@@ -76,7 +76,7 @@ inline Lanes and_lanes(Lanes a, Lanes b) { return _mm512_and_si512(a, b); }
 inline Lanes add_lanes(Lanes a, Lanes b) { return _mm512_add_epi32(a, b); }
 inline Lanes distance(Lanes a, Lanes b) { return _mm512_abs_epi32(_mm512_sub_epi32(a, b)); }
 #ifdef __AVX512VNNI__
-#ifndef __AMX_INT8__
+#ifndef COMPRESS_MATRICES
 inline constexpr int kMaxInt8Tile = 14;
 #endif
 using Weights = __m512i;

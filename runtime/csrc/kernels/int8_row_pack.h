@@ -24,7 +24,7 @@ inline void squeeze_row(const int8_t* row, int32_t channels, const uint64_t* liv
 void pack_int8(const Int8PackTask& task) {
   const int64_t row = static_cast<int64_t>(task.taps) * task.all_channels;
   const int groups = (task.channels + kGroup - 1) / kGroup;
-  const int64_t pitch = compress::pack_row_bytes(task.channels);
+  const int64_t pitch = task.row_pitch;
   const int8_t* rows[kLanes];
   for (int t = 0; t < task.taps; ++t) {
     for (int o = 0; o < kLanes; ++o) {  // of a winner that is not there: any row, multiplied by a scale of 0

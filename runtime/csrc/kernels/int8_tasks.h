@@ -86,15 +86,11 @@ struct Int8PackTask {
   const int32_t* winners;
   int32_t outputs;            // of this vector; the lanes behind them may be packed with anything
   const uint64_t* live_bits;  // a bit for each of all channels; null: all are live, in whole groups
-  int8_t* rows;               // memory of lanes * pack_row_bytes(channels)
+  int8_t* rows;               // memory of lanes * row_pitch bytes
+  int64_t row_pitch;          // channels + 2 * kPackSlack or more
 };
 
 inline constexpr int kPackSlack = 64;
-
-// Of one row that is squeezed, with what is written and read behind it.
-inline constexpr int64_t pack_row_bytes(int32_t channels) {
-  return (int64_t{channels} + 2 * kPackSlack - 1) / kPackSlack * kPackSlack;
-}
 
 // y[p][c] = to_uint8(clamp(z[p][c] * z_scale + (x[p][i] * x_scale + shift), lower, 255)) where i is the input
 // of channel c, and x_zero stands for x[p][i] where it has none. Each product is rounded once, together with
