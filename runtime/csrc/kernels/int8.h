@@ -30,6 +30,20 @@ inline void store_rounded(const Int8ConvTask& task, float* y, Vec value, int /*l
   store(y, sub(add(value, broadcast(&kRound)), broadcast(&back)));
 }
 
+// For bytes, or for the floats that a depthwise convolution reads: int8_conv.h or int8_matrix.h.
+template <typename Output>
+void conv_int8_to(Output* y, const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors,
+                  int first_tile, int last_tile);
+
+void conv_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors, int first_tile,
+               int last_tile) {
+  if (task.floats != nullptr) {
+    conv_int8_to(task.floats, task, w, first_vector, num_vectors, first_tile, last_tile);
+  } else {
+    conv_int8_to(task.y, task, w, first_vector, num_vectors, first_tile, last_tile);
+  }
+}
+
 void start_int8(const Int8ConvTask& task, const int8_t* w, int num_vectors) {
   uint8_t zeros[kGroup];
   for (uint8_t& zero : zeros) zero = static_cast<uint8_t>(task.input_zero);

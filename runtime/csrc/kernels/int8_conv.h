@@ -118,8 +118,8 @@ Int8TileFunction<Output> int8_tile_function(int pixels) {
 }
 
 template <typename Output>
-inline void conv_int8_to(Output* y, const Int8ConvTask& task, const int8_t* w, int first_vector,
-                         int num_vectors, int first_tile, int last_tile) {
+void conv_int8_to(Output* y, const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors,
+                  int first_tile, int last_tile) {
   const int first_output = first_vector * kLanes;
   const Int8Planes<Output> planes = {task.x, y, task.pitch, task.k, task.tiling};
   Int8Tile<Output> tile;
@@ -135,15 +135,6 @@ inline void conv_int8_to(Output* y, const Int8ConvTask& task, const int8_t* w, i
                   }
                   function(task, region, tile, first_output);
                 });
-}
-
-void conv_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors, int first_tile,
-               int last_tile) {
-  if (task.floats != nullptr) {
-    conv_int8_to(task.floats, task, w, first_vector, num_vectors, first_tile, last_tile);
-  } else {
-    conv_int8_to(task.y, task, w, first_vector, num_vectors, first_tile, last_tile);
-  }
 }
 
 }  // namespace

@@ -255,8 +255,8 @@ inline void end_within_plane(const Int8ConvTask& task, int64_t extent, MatrixTil
 }
 
 template <typename Output>
-inline void conv_matrices_to(Output* y, const Int8ConvTask& task, const int8_t* w, int first_vector,
-                             int num_vectors, int first_tile, int last_tile) {
+void conv_int8_to(Output* y, const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors,
+                  int first_tile, int last_tile) {
   const int first_output = first_vector * kLanes;
   int sized = -1;  // the rest that registers are sized for
   for (int g = 0; g < task.tiling.num_regions; ++g) {
@@ -299,15 +299,6 @@ inline void conv_matrices_to(Output* y, const Int8ConvTask& task, const int8_t* 
     }
   }
   release_matrices();
-}
-
-void conv_int8(const Int8ConvTask& task, const int8_t* w, int first_vector, int num_vectors, int first_tile,
-               int last_tile) {
-  if (task.floats != nullptr) {
-    conv_matrices_to(task.floats, task, w, first_vector, num_vectors, first_tile, last_tile);
-  } else {
-    conv_matrices_to(task.y, task, w, first_vector, num_vectors, first_tile, last_tile);
-  }
 }
 
 }  // namespace
