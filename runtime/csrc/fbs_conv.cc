@@ -123,7 +123,8 @@ int64_t FbsConv::pack_cost(int32_t channels) const {
 
 // How threads divide a sample: each takes its part of the planes, and reads all weights; or where these are
 // much larger, its part of the weights, and reads all of the planes.
-Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) const {
+Manner FbsConv::manner(const Geometry& geometry, const MatrixPlan* plan, int32_t channels,
+                       int threads) const {
   const bool whole = winners_ == outputs_;
   const int32_t computed = packs(geometry, channels) || whole ? vectors_ : all_vectors_;
   int64_t convolution = geometry.tap_pixels * channels * computed;
@@ -140,11 +141,13 @@ Manner FbsConv::manner(const Geometry& geometry, int32_t channels, int threads) 
                       geometry.num_tiles < kLeastTiles * manner.shares;
   const int32_t block = std::max(1, kBlockFloats / (kSegmentVectors * taps_ * lanes_));
   if (geometry.pixels() <= kBlockPixels && channels >= 2 * block) manner.block = block;
-  manner.winograd = takes_winograd(geometry, channels);
-  if (manner.winograd || depthwise_) {
-    const Grid grid = manner.winograd ? divide_winograd(geometry, channels, threads)
-                                      : divide_bands(band_shape(), geometry.input_height,
-                                                     geometry.input_width, vectors_, manner.shares);
+  manner.matrices = plan != nullptr;
+  manner.winograd = !manner.matrices && takes_winograd(geometry, channels);
+  if (manner.matrices || manner.winograd || depthwise_) {
+    const Grid grid = manner.matrices   ? divide_matrices(*plan, threads)
+                      : manner.winograd ? divide_winograd(geometry, channels, threads)
+                                        : divide_bands(band_shape(), geometry.input_height,
+                                                       geometry.input_width, vectors_, manner.shares);
     manner.shares = grid.shares();
     manner.stretches = grid.stretches;
     manner.by_outputs = grid.parts > 1;
@@ -177,7 +180,10 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
   const Dims y_shape = y_dims(x.dims);
   const int64_t y_size = y_shape[1] * y_shape[2] * y_shape[3];
   const bool alone = samples >= parallel.threads();  // each thread has a sample to itself
-  const Manner how = manner(*shape, channels, alone ? 1 : parallel.threads());
+  std::shared_ptr<const MatrixPlan> matrix_plan;
+  if (takes_matrices(channels))
+    matrix_plan = matrix_plan_.get(window(), x.dims[1], x.dims[2], channels, lanes_);
+  const Manner how = manner(*shape, matrix_plan.get(), channels, alone ? 1 : parallel.threads());
   std::shared_ptr<const BandPlan> plan;
   if (depthwise_) {
     plan = plan_.get(band_shape(), x.dims[1], x.dims[2], how.stretches);
@@ -194,7 +200,7 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
                         j + i * winners_,
                         means.of_y == nullptr ? nullptr : means.of_y + i * winners_,
                         y_shape[1] * y_shape[2]};
-    run_sample(one, *shape, plan.get(), how, i + 1 < samples ? same : next, inner);
+    run_sample(one, *shape, plan.get(), matrix_plan.get(), how, i + 1 < samples ? same : next, inner);
   };
   if (alone) {
     parallel(static_cast<size_t>(samples), [&](size_t n) { sample(n, Parallel()); });
@@ -204,7 +210,8 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
 }
 
 void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const BandPlan* plan,
-                         const Manner& manner, const ChainLink::Next& next, const Parallel& parallel) const {
+                         const MatrixPlan* matrix_plan, const Manner& manner, const ChainLink::Next& next,
+                         const Parallel& parallel) const {
   const int32_t channels = sample.channels;
   const int32_t padded = all_vectors_ * lanes_;
   const int32_t winners_padded = vectors_ * lanes_;
@@ -216,14 +223,16 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   work.channels = channels;
   work.manner = manner;
   work.next = next;
-  work.pack = manner.winograd || packs(geometry, channels);
-  work.stored = whole && channels == inputs_ && !manner.winograd;
+  const bool grid = manner.winograd || manner.matrices;
+  work.pack = grid || packs(geometry, channels);
+  work.stored = whole && channels == inputs_ && !grid;
   work.all = !work.pack && !whole;
   work.vectors = work.all ? all_vectors_ : vectors_;
-  way_.store(manner.winograd ? Way::kWinograd
-             : work.pack     ? Way::kPacked
-             : work.all      ? Way::kAll
-                             : Way::kStored,
+  way_.store(manner.matrices   ? Way::kMatrix
+             : manner.winograd ? Way::kWinograd
+             : work.pack       ? Way::kPacked
+             : work.all        ? Way::kAll
+                               : Way::kStored,
              std::memory_order_relaxed);
   const int64_t weights = int64_t{taps_} * channels * padded / weights_.values_per_float();
   work.far = !work.all && weights >= (next.weights_are_far ? kFarWeights : kFarWeightsOfFew);
@@ -236,7 +245,9 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   const int32_t packed_channels = manner.block > 0 ? manner.block : channels;
   work.slot_floats = int64_t{kSegmentVectors} * taps_ * packed_channels * lanes_;
   work.last_slot = manner.shares == 1 ? 0 : work.slot_floats;
+  work.matrix_plan = matrix_plan;
   if (manner.winograd) size_winograd(&work);
+  if (manner.matrices) size_matrices(&work);
   const int64_t block_sums = manner.block > 0 ? int64_t{geometry.num_tiles} * kernels_->tile_floats() : 0;
   work.plan = plan;
   int64_t band_floats = 0;
@@ -248,9 +259,10 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   int64_t y_sums = 0;
   if (sample.y_means != nullptr) {
     work.y_sums_pitch = winners_padded;
-    work.y_sums_parts = plan != nullptr   ? plan->sum_rows
-                        : manner.winograd ? work.tiles.groups
-                                          : geometry.num_tiles;
+    work.y_sums_parts = plan != nullptr          ? plan->sum_rows
+                        : manner.winograd        ? work.tiles.groups
+                        : matrix_plan != nullptr ? matrix_plan->num_units()
+                                                 : geometry.num_tiles;
     y_sums = work.y_sums_parts * winners_padded + part_floats(winners_padded);
   }
   const auto carve = [&](char* memory) {
@@ -273,7 +285,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     work.shared.shares = carver.take<Share>(manner.shares);
     work.shared.segments = carver.take<Segment>(max_segments(work.vectors, manner.shares));
     if (work.far) work.weight_rows = carver.take<int32_t>(int64_t{taps_} * channels);
-    if (work.pack && !manner.winograd && weights_.precision() == Precision::kFloat) {
+    if (work.pack && !grid && weights_.precision() == Precision::kFloat) {
       work.together = carver.take<bool>(vectors_);
     }
     if (y_sums > 0) work.y_sums = carver.take<float>(y_sums);
@@ -285,6 +297,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     Carver carver(memory);
     if (work.pack) work.packed = carver.take<float>(work.last_slot + work.slot_floats);
     if (manner.winograd) work.patches = carver.take<float>(work.patches_floats);
+    if (manner.matrices) work.parts = carver.take<BFloat16>(matrix_plan->values());
     work.block_sums = carver.take<float>(block_sums);
     work.band_memory = carver.take<float>(band_floats);
     work.depthwise_rows = carver.take<float>(work.depthwise_floats);
@@ -308,6 +321,8 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   if (work.together != nullptr) find_together(work);
   if (depthwise_) {
     convolve_bands(sample.x, work, sample.y, parallel);
+  } else if (manner.matrices) {
+    convolve_matrices(sample.x, work, sample.y, parallel);
   } else if (manner.winograd) {
     convolve_winograd(sample.x, work, sample.y, parallel);
   } else {

@@ -13,6 +13,7 @@
 #include "geometry.h"
 #include "kernels/table.h"
 #include "layer.h"
+#include "matrix_plan.h"
 #include "parallel.h"
 #include "predictor.h"
 #include "scratch.h"
@@ -58,13 +59,15 @@ class FbsConv {
   struct Work;
   struct Sample;
   struct Patches;
+  struct LaidBand;
 
   Window window() const { return {spec_.y(), spec_.x()}; }
   bool packs(const Geometry& geometry, int32_t channels) const;
   int64_t pack_cost(int32_t channels) const;
-  Manner manner(const Geometry& geometry, int32_t channels, int threads) const;
-  void run_sample(const Sample& sample, const Geometry& geometry, const BandPlan* plan, const Manner& manner,
-                  const ChainLink::Next& next, const Parallel& parallel) const;
+  Manner manner(const Geometry& geometry, const MatrixPlan* plan, int32_t channels, int threads) const;
+  void run_sample(const Sample& sample, const Geometry& geometry, const BandPlan* plan,
+                  const MatrixPlan* matrix_plan, const Manner& manner, const ChainLink::Next& next,
+                  const Parallel& parallel) const;
   void choose(const Sample& sample, const Work& work, const Parallel& parallel) const;
   void take_means(const float* x, const Work& work, const Parallel& parallel) const;
 
@@ -92,6 +95,18 @@ class FbsConv {
                               const float* w, int32_t first, int32_t last, Patches* patches) const;
   void take_winograd_tiles(const WinogradTask& task, const Work& work, int32_t number, const Segment& segment,
                            const float* w, int32_t end, Patches* patches) const;
+
+  // The same by products of matrices: fbs_matrix.cc.
+  int64_t matrix_cost(const MatrixPlan& plan, int64_t tiles, int64_t vectors) const;
+  bool takes_matrices(int32_t channels) const;
+  Grid divide_matrices(const MatrixPlan& plan, int threads) const;
+  void size_matrices(Work* work) const;
+  void convolve_matrices(const float* x, const Work& work, float* y, const Parallel& parallel) const;
+  void compute_matrices(const MatrixTask& task, const Work& work, const float* x, int32_t own, int32_t number,
+                        LaidBand* band) const;
+  void pack_matrices(const Work& work, const Segment& segment, BFloat16* to) const;
+  void multiply_matrices(MatrixTask task, const Work& work, const float* x, const Segment& segment,
+                         const BFloat16* w, int32_t first, int32_t last, LaidBand* band) const;
 
   // The same with a depthwise convolution behind it: fbs_bands.cc.
   BandShape band_shape() const;
@@ -132,6 +147,7 @@ class FbsConv {
   mutable std::atomic<Way> way_ = Way::kNone;
   mutable LastGeometry geometry_;
   mutable LastPlan plan_;
+  mutable LastMatrixPlan matrix_plan_;
 };
 
 }  // namespace compress

@@ -46,6 +46,12 @@ struct FbsConv::Patches {
   }
 };
 
+// Of which tiles a thread has the parts of the input.
+struct FbsConv::LaidBand {
+  BFloat16* parts;
+  int32_t first, last;
+};
+
 // What one sample reads and writes.
 struct FbsConv::Sample {
   const float* x;
@@ -102,9 +108,11 @@ struct FbsConv::Work {
   float* patches;       // of each share
   int64_t patches_floats, group_floats;
   bool keeps_patches;  // of all groups of a stretch, else of one
-  int32_t chunk;       // vectors whose transformed weights a share has at a time
+  int32_t chunk;       // vectors whose transformed weights, or matrices of weights, a share has at a time
   int32_t patch_pitch;
-  float* block_sums;  // of each share, where inputs come in blocks
+  const MatrixPlan* matrix_plan;  // where the convolution multiplies matrices
+  BFloat16* parts;                // of the input, of each share
+  float* block_sums;              // of each share, where inputs come in blocks
   float* sums;
   const BandPlan* plan;   // where a depthwise convolution follows
   float* band_memory;     // of each share

@@ -30,6 +30,8 @@ const char* text(Way way) {
       return "packed";
     case Way::kWinograd:
       return "winograd";
+    case Way::kMatrix:
+      return "matrix";
     case Way::kAll:
       return "all";
     case Way::kNone:
@@ -39,7 +41,7 @@ const char* text(Way way) {
 }
 
 Way way_named(const std::string& name) {
-  for (const Way way : {Way::kStored, Way::kPacked, Way::kWinograd, Way::kAll}) {
+  for (const Way way : {Way::kStored, Way::kPacked, Way::kWinograd, Way::kMatrix, Way::kAll}) {
     if (name == text(way)) return way;
   }
   return Way::kNone;

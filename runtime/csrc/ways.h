@@ -14,10 +14,11 @@ enum class Way : int {
   kStored,    // every output wins and every input is there: by the weights as they are stored
   kPacked,    // the winners' weights were squeezed together for this input
   kWinograd,  // likewise, then transformed: by Winograd's minimal filtering
+  kMatrix,    // likewise, and multiplied with the input in matrices of bfloat16, of floats three each
   kAll,       // every output was computed from the stored weights, and the winners kept
 };
 
-// "stored", "packed", "winograd", "all", or "" for kNone.
+// "stored", "packed", "winograd", "matrix", "all", or "" for kNone.
 const char* text(Way way);
 
 // The way of a name, kNone for "" and for anything else.

@@ -1,11 +1,11 @@
 // AMX: floats and vectors as in avx512vbmi.h; a matrix of 16 pixels by 64 bytes times one of 64 by 16 outputs
 // is one instruction.
-// isa-flags: -mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx512vnni -mavx512vbmi -mavx512vbmi2 -mamx-tile -mamx-int8 -mavx2 -mfma
+// isa-flags: -mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx512vnni -mavx512vbmi -mavx512vbmi2 -mamx-tile -mamx-int8 -mamx-bf16 -mavx2 -mfma
 // isa-processor: x86_64|AMD64|amd64
 // isa-rank: 60
 // isa-requires: avx512f avx512dq avx512vl avx512bw avx512vnni avx512vbmi avx512vbmi2
 // isa-also: amx_permitted()
-// isa-description: AMX (int8), AVX-512 (F, DQ, VL, BW, VNNI, VBMI, VBMI2), 16 floats a vector, 16 times 64 bytes a matrix
+// isa-description: AMX (int8, bfloat16), AVX-512 (F, DQ, VL, BW, VNNI, VBMI, VBMI2), 16 floats a vector, 16 times 64 bytes a matrix
 #ifndef COMPRESS_ISA_AMX_H_
 #define COMPRESS_ISA_AMX_H_
 
@@ -51,6 +51,28 @@ template <int kSums, int kX, int kW>
 inline void add_products() {
   asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
 }
+
+// sums += x * w, of pairs of bfloat16, in floats.
+template <int kSums, int kX, int kW>
+inline void add_float_products() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
+}
+
+// The upper halves of a's lanes, then of b's.
+inline __m512i upper_halves(Vec a, Vec b) {
+  alignas(64) static const uint16_t kUpper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                  23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                  45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  return _mm512_permutex2var_epi16(as_lanes(a), _mm512_load_si512(kUpper), as_lanes(b));
+}
+
+// The upper half of each lane of a, and behind it that of b.
+inline Lanes upper_pairs(Vec a, Vec b) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(as_lanes(a), 16), as_lanes(b));
+}
+
+// The upper halves of the lanes, as floats.
+inline Vec upper_half(Vec a) { return as_vec(_mm512_and_si512(as_lanes(a), _mm512_set1_epi32(-65536))); }
 
 // As pack_bytes: 32 of a row, 32 of another.
 inline void store_two_rows(uint8_t* a, uint8_t* b, Vec a0, Vec a1, Vec b0, Vec b1) {

@@ -15,6 +15,7 @@
 #endif
 #ifdef COMPRESS_MATRICES
 #include "kernels/int8_matrix.h"
+#include "kernels/matrix.h"
 #else
 #include "kernels/int8_conv.h"
 #endif
@@ -76,6 +77,11 @@ const KernelTable COMPRESS_JOIN(kernels_, COMPRESS_ISA) = {
              .unpack = unpack_int8,
              .depthwise = int8_depthwise,
              .sum_bytes = sum_bytes},
+#ifdef COMPRESS_MATRICES
+    .matrices = {.split = split_floats, .pack = pack_matrices, .multiply = multiply_matrices},
+#else
+    .matrices = {},
+#endif
 };
 
 }  // namespace compress

@@ -116,6 +116,55 @@ COMPRESS_INLINE int64_t patches_stride(int64_t tiles, int64_t patch_pitch) {
   return tiles * patch_pitch + kLineFloats;
 }
 
+// A convolution of floats by products of matrices of bfloat16 (Henry, Tang and Heinecke 2019): a float is the
+// sum of three of them, its highest, middle and lowest 8 bits, and a byte is one of them. Their products are
+// exact, so that nothing is rounded but sums, as floats are: y is as exact as of ConvTask.
+using BFloat16 = uint16_t;
+inline constexpr int kFloatParts = 3;
+
+// The parts of a few pixels, to[part * part_stride + p * pitch + c] of from[p * from_step + c]; 0 for c from
+// `channels` up to `pitch`.
+struct SplitTask {
+  const float* from;
+  int64_t from_step;
+  int32_t pixels;
+  int32_t channels, pitch;
+  BFloat16* to;
+  int64_t part_stride;
+};
+
+// Weights of inputs that lie side by side: `matrices` times kMatrixValues of them, from `offset` on behind
+// those of a place's first. What follows the last input is anything finite, multiplied by weights of 0.
+struct MatrixRun {
+  int32_t offset;
+  int32_t matrices;
+};
+inline constexpr int kMatrixPlaces = 16;
+inline constexpr int kMatrixValues = 32;
+inline constexpr int kMatrixVectors = 4;
+
+// y as of ConvTask, in tiles of kMatrixPlaces places. A row of outputs takes row_places of them, of which the
+// first row_pixels are pixels.
+//   x: parts, part_stride apart, of values, place_stride from place to place, first_place first; whole tiles
+//   of them. Packed weights of a vector lie as [run][pair of inputs][lanes][2], vector_stride apart.
+struct MatrixTask {
+  const BFloat16* x;
+  int64_t part_stride;
+  int32_t place_stride;
+  int32_t first_place;
+  const MatrixRun* runs;
+  int32_t num_runs;
+  int32_t places, row_places, row_pixels;
+  float* y;
+  int32_t k;
+  int64_t vector_stride;
+  Epilogue epilogue;
+  Prefetch* prefetch;  // null: nothing to ask for
+  float* unit_sums;    // as ConvTask's tile_sums, of `unit` tiles together, which a thread adds up in order
+  int32_t unit_sums_pitch;
+  int32_t unit;
+};
+
 // Where packed channels, k a pixel, go among all: for block b of `lanes` channels, counts[b] of them from
 // starts[b] on go to where spread[b * lanes …] points (lane of the packed one, or -1).
 struct Places {
@@ -168,6 +217,14 @@ struct PackTask {
   const SqueezeStep* steps;
   int32_t num_steps;
   float* out;
+};
+
+// Pairs of the channels of PackTask as MatrixTask has them: pair p of tap t is row first_rows[t] + p of
+// `out`. `from.out` is not written.
+struct MatrixPackTask {
+  PackTask from;
+  const int32_t* first_rows;
+  BFloat16* out;
 };
 
 // One plane of a band's input: to[i][j] = from[i * from_step + j * stride] for j in [begin, end), 0 for the
@@ -254,6 +311,16 @@ struct PoolTask {
   Tiling tiling;
 };
 
+// Null where an instruction set does not multiply matrices.
+struct MatrixKernels {
+  void (*split)(const SplitTask& task);
+  // The pairs [first, last).
+  void (*pack)(const MatrixPackTask& task, int first, int last);
+  // Vectors of outputs from `first_vector`, whose weights start at w, on the tiles [first_tile, last_tile).
+  void (*multiply)(const MatrixTask& task, const BFloat16* w, int first_vector, int num_vectors,
+                   int first_tile, int last_tile);
+};
+
 struct KernelTable {
   const char* name;
   int32_t lanes;     // floats per vector
@@ -333,6 +400,8 @@ struct KernelTable {
   int32_t few_pixels;
 
   Int8Kernels int8;
+
+  MatrixKernels matrices;
 };
 
 }  // namespace compress
