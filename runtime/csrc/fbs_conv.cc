@@ -121,6 +121,11 @@ int64_t FbsConv::pack_cost(int32_t channels) const {
   return static_cast<int64_t>(kSqueezeCost * taps_ * (all_vectors_ + vectors_)) * channels;
 }
 
+// Of the convolution by packed weights, likewise.
+int64_t FbsConv::plain_cost(const Geometry& geometry, int32_t channels) const {
+  return geometry.tap_pixels * channels * vectors_ + pack_cost(channels);
+}
+
 // How threads divide a sample: each takes its part of the planes, and reads all weights; or where these are
 // much larger, its part of the weights, and reads all of the planes.
 Manner FbsConv::manner(const Geometry& geometry, const MatrixPlan* plan, int32_t channels,
@@ -180,10 +185,8 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
   const Dims y_shape = y_dims(x.dims);
   const int64_t y_size = y_shape[1] * y_shape[2] * y_shape[3];
   const bool alone = samples >= parallel.threads();  // each thread has a sample to itself
-  std::shared_ptr<const MatrixPlan> matrix_plan;
-  if (takes_matrices(channels))
-    matrix_plan = matrix_plan_.get(window(), x.dims[1], x.dims[2], channels, lanes_);
-  const Manner how = manner(*shape, matrix_plan.get(), channels, alone ? 1 : parallel.threads());
+  const std::shared_ptr<const MatrixPlan> matrices = matrix_plan(*shape, channels);
+  const Manner how = manner(*shape, matrices.get(), channels, alone ? 1 : parallel.threads());
   std::shared_ptr<const BandPlan> plan;
   if (depthwise_) {
     plan = plan_.get(band_shape(), x.dims[1], x.dims[2], how.stretches);
@@ -200,7 +203,7 @@ void FbsConv::run(const Tensor<float>& x, const Tensor<int64_t>& index, float* y
                         j + i * winners_,
                         means.of_y == nullptr ? nullptr : means.of_y + i * winners_,
                         y_shape[1] * y_shape[2]};
-    run_sample(one, *shape, plan.get(), matrix_plan.get(), how, i + 1 < samples ? same : next, inner);
+    run_sample(one, *shape, plan.get(), matrices.get(), how, i + 1 < samples ? same : next, inner);
   };
   if (alone) {
     parallel(static_cast<size_t>(samples), [&](size_t n) { sample(n, Parallel()); });

@@ -64,6 +64,7 @@ class FbsConv {
   Window window() const { return {spec_.y(), spec_.x()}; }
   bool packs(const Geometry& geometry, int32_t channels) const;
   int64_t pack_cost(int32_t channels) const;
+  int64_t plain_cost(const Geometry& geometry, int32_t channels) const;
   Manner manner(const Geometry& geometry, const MatrixPlan* plan, int32_t channels, int threads) const;
   void run_sample(const Sample& sample, const Geometry& geometry, const BandPlan* plan,
                   const MatrixPlan* matrix_plan, const Manner& manner, const ChainLink::Next& next,
@@ -98,7 +99,7 @@ class FbsConv {
 
   // The same by products of matrices: fbs_matrix.cc.
   int64_t matrix_cost(const MatrixPlan& plan, int64_t tiles, int64_t vectors) const;
-  bool takes_matrices(int32_t channels) const;
+  std::shared_ptr<const MatrixPlan> matrix_plan(const Geometry& geometry, int32_t channels) const;
   Grid divide_matrices(const MatrixPlan& plan, int threads) const;
   void size_matrices(Work* work) const;
   void convolve_matrices(const float* x, const Work& work, float* y, const Parallel& parallel) const;

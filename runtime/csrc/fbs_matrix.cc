@@ -11,13 +11,15 @@ namespace compress {
 
 namespace {
 
-// What a tile of places takes for one vector of outputs, in vector multiply-adds: a matrix of each part, and
-// the sums.
-constexpr int64_t kMatrixCost = 90;
-constexpr int64_t kSumsCost = 90;
+// What a tile of places takes for one vector of outputs, in vector multiply-adds: a matrix of each part of x
+// and w, by the number of w's, and the sums. And what it takes elsewhere for a pixel.
+constexpr int64_t kProductCost[] = {0, 90, 180};
+constexpr int64_t kSumsCost = 300;
+constexpr int64_t kPixelSumsCost = 10;
 
-// Laying out so many values of the input takes one.
-constexpr int64_t kLaidValues = 2;
+// To lay out a row of the input takes so many, and a value one; and the call all in all.
+constexpr int64_t kRowCost = 400;
+constexpr int64_t kCallCost = 4000;
 
 // Packed weights of a share at a time: they stay in the second cache level.
 constexpr int64_t kChunkValues = int64_t{1} << 18;
@@ -29,14 +31,28 @@ constexpr int32_t kPackPairs = 32;
 
 // What one thread takes for so many tiles and vectors of outputs, in vector multiply-adds.
 int64_t FbsConv::matrix_cost(const MatrixPlan& plan, int64_t tiles, int64_t vectors) const {
-  return tiles * vectors * (plan.matrices * kMatrixCost + kSumsCost) + plan.values_of(tiles) / kLaidValues +
+  const int64_t products = plan.matrices * kProductCost[weights_.matrix_parts()];
+  const int64_t rows = tiles * kMatrixPlaces / plan.row_places + 1;
+  return tiles * vectors * (products + kSumsCost) + plan.values_of(tiles) + rows * kRowCost + kCallCost +
          pack_cost(plan.channels) * vectors / vectors_;
 }
 
-bool FbsConv::takes_matrices(int32_t channels) const {
-  if (kernels_->matrices.multiply == nullptr || depthwise_ || channels == 0) return false;
-  if (weights_.precision() != Precision::kByte) return false;
-  return forced_ == Way::kNone || forced_ == Way::kMatrix;
+// The plan by which the layer multiplies matrices, null where it does not: the processor or the weights are
+// not for it, or it would take longer. Follows from the sizes alone.
+std::shared_ptr<const MatrixPlan> FbsConv::matrix_plan(const Geometry& geometry, int32_t channels) const {
+  if (kernels_->matrices.multiply == nullptr || depthwise_ || channels == 0 || winners_ == outputs_ ||
+      weights_.precision() == Precision::kFloat || (forced_ != Way::kNone && forced_ != Way::kMatrix)) {
+    return nullptr;
+  }
+  std::shared_ptr<const MatrixPlan> plan =
+      matrix_plan_.get(window(), geometry.input_height, geometry.input_width, channels, lanes_);
+  int64_t otherwise = plain_cost(geometry, channels) + geometry.pixels() * vectors_ * kPixelSumsCost;
+  if (takes_winograd(geometry, channels)) {
+    const WinogradTiles tiles(geometry, kernels_->max_tile);
+    otherwise = winograd_cost(tiles.count, vectors_, channels);
+  }
+  const bool pays = matrix_cost(*plan, plan->num_tiles, vectors_) < otherwise;
+  return pays || forced_ == Way::kMatrix ? plan : nullptr;
 }
 
 Grid FbsConv::divide_matrices(const MatrixPlan& plan, int threads) const {
@@ -48,7 +64,7 @@ Grid FbsConv::divide_matrices(const MatrixPlan& plan, int threads) const {
 }
 
 void FbsConv::size_matrices(Work* work) const {
-  const int64_t of_vector = work->matrix_plan->vector_values;
+  const int64_t of_vector = work->matrix_plan->vector_values * weights_.matrix_parts();
   const int32_t outputs = work->manner.shares / work->manner.stretches;
   const auto of_share = static_cast<int32_t>((vectors_ + outputs - 1) / outputs);
   const auto most = static_cast<int32_t>(kChunkValues / of_vector) / kMatrixVectors * kMatrixVectors;
@@ -80,7 +96,9 @@ void FbsConv::convolve_matrices(const float* x, const Work& work, float* y, cons
   task.row_pixels = plan.row_pixels;
   task.y = y;
   task.k = winners_;
-  task.vector_stride = plan.vector_values;
+  task.weight_parts = weights_.matrix_parts();
+  task.weight_part_stride = plan.vector_values;
+  task.vector_stride = task.weight_part_stride * task.weight_parts;
   task.epilogue = epilogue(work);
   task.unit_sums = work.y_sums;
   task.unit_sums_pitch = work.y_sums_pitch;
@@ -138,8 +156,11 @@ void FbsConv::multiply_matrices(MatrixTask task, const Work& work, const float* 
 // The winners' weights of a segment, vectors one behind the other.
 void FbsConv::pack_matrices(const Work& work, const Segment& segment, BFloat16* to) const {
   const MatrixPlan& plan = *work.matrix_plan;
-  const int64_t of_vector = plan.vector_values;
+  const int32_t parts = weights_.matrix_parts();
+  const int64_t of_vector = plan.vector_values * parts;
   MatrixPackTask task = {};
+  task.part_stride = plan.vector_values;
+  task.far = work.far;
   weights_.describe(&task.from);
   task.from.live = work.live;
   task.from.channels = work.channels;
@@ -156,10 +177,10 @@ void FbsConv::pack_matrices(const Work& work, const Segment& segment, BFloat16* 
     }
   }
   for (const MatrixPlan::Rows& rows : plan.unused_rows) {
-    for (int32_t v = 0; v < segment.width; ++v) {
-      std::memset(
-          to + v * of_vector + int64_t{rows.first} * 2 * lanes_, 0,
-          sizeof(BFloat16) * static_cast<size_t>(rows.last - rows.first) * 2 * static_cast<size_t>(lanes_));
+    const auto values = static_cast<size_t>(rows.last - rows.first) * 2 * static_cast<size_t>(lanes_);
+    for (int32_t part = 0; part < segment.width * parts; ++part) {
+      std::memset(to + part * plan.vector_values + int64_t{rows.first} * 2 * lanes_, 0,
+                  sizeof(BFloat16) * values);
     }
   }
 }

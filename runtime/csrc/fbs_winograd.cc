@@ -70,8 +70,7 @@ bool FbsConv::takes_winograd(const Geometry& geometry, int32_t channels) const {
   if (!plain(way.y) || !plain(way.x) || depthwise_ || channels == 0) return false;
   if (forced_ != Way::kNone) return forced_ == Way::kWinograd;
   const WinogradTiles tiles(geometry, kernels_->max_tile);
-  return winograd_cost(tiles.count, vectors_, channels) <
-         geometry.tap_pixels * channels * vectors_ + pack_cost(channels);
+  return winograd_cost(tiles.count, vectors_, channels) < plain_cost(geometry, channels);
 }
 
 // Threads divide the tiles, the outputs or both: every one transforms the patches and the weights that it

@@ -49,7 +49,8 @@ MatrixPlan::MatrixPlan(const Window& window, int64_t height, int64_t width, int3
   // A row's taps side by side where they take fewer matrices, else each for itself.
   const int64_t even = divided_up(channels, 2) * 2, whole = divided_up(channels, kMatrixValues);
   const int64_t together = divided_up(across.kernel * even, kMatrixValues);
-  const bool apart = across.dilation > 1 || 8 * together > 7 * across.kernel * whole;
+  const bool pointwise = across.kernel == 1 && across.stride == 1;  // its input is laid out as it lies
+  const bool apart = !pointwise && (across.dilation > 1 || 8 * together > 7 * across.kernel * whole);
   pitch = static_cast<int32_t>(apart ? whole * kMatrixValues : even);
   place_pixels_ = static_cast<int32_t>(apart ? 1 : across.stride);
   place_stride = pitch * place_pixels_;

@@ -76,8 +76,10 @@ int thread_hint(const Api& api, const OrtSessionOptions* options) {
 Way forced_way(const Api& api, const OrtSessionOptions* options) {
   const std::string value = config_entry(api, options, "compress.way");
   const Way way = way_named(value);
-  if (!value.empty() && way != Way::kPacked && way != Way::kWinograd && way != Way::kAll) {
-    require("session config entry compress.way is '" + value + "'; choose from: packed, winograd, all");
+  if (!value.empty() && way != Way::kPacked && way != Way::kWinograd && way != Way::kMatrix &&
+      way != Way::kAll) {
+    require("session config entry compress.way is '" + value +
+            "'; choose from: packed, winograd, matrix, all");
   }
   return way;
 }

@@ -24,6 +24,8 @@ class StoredWeights {
 
   Precision precision() const { return precision_; }
   size_t bytes() const { return memory_.bytes(); }
+  // Of a weight that is not a float, as MatrixTask has them.
+  int32_t matrix_parts() const { return precision_ == Precision::kByte ? 1 : kHalfParts; }
 
   // Outputs that one step of a packing takes from.
   int32_t source_outputs() const { return source_outputs_; }

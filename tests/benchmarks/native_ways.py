@@ -1,13 +1,16 @@
 """Is the way that a layer chooses the faster one? Every FBS layer all ways, beside its own choice.
 
     taskset -c 3 python tests/benchmarks/native_ways.py
+    taskset -c 3 python tests/benchmarks/native_ways.py --bytes   # or --half
 
 `packed` squeezes the winners' weights together first, `winograd` transforms them as well and multiplies less (3x3
-kernels of stride 1; elsewhere the layer's own choice), `all` computes every output from the weights as they lie and
-keeps the winners. The sessions take turns run by run on one thread; a time is the 10 % quantile of its runs in
-time of the processor, so that others on the same core do not count.
+kernels of stride 1), `matrix` multiplies matrices of bfloat16, of floats three each (processors that have AMX), `all`
+computes every output from the weights as they lie and keeps the winners (floats). A way that a layer does not have
+is its own choice. The sessions take turns run by run on one thread; a time is the 10 % quantile of its runs in time of
+the processor, so that others on the same core do not count.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -24,13 +27,15 @@ SHAPES = (
     (512, 2048, 7, 1, 1), (2048, 512, 7, 1, 1), (1024, 256, 7, 1, 1), (256, 64, 14, 1, 1), (64, 64, 1, 1, 1),
     (64, 64, 2, 3, 1), (512, 512, 1, 3, 1), (128, 192, 15, 3, 2), (32, 32, 16, 3, 1), (64, 64, 56, 3, 1),
     (128, 128, 14, 3, 1), (256, 256, 14, 3, 1), (64, 64, 14, 3, 1), (16, 16, 32, 3, 1), (3, 64, 32, 3, 1),
+    (32, 16, 112, 1, 1), (96, 24, 56, 1, 1), (144, 32, 28, 1, 1), (576, 96, 14, 1, 1), (960, 160, 7, 1, 1),
+    (3, 64, 224, 7, 2), (64, 256, 56, 1, 1), (256, 1024, 14, 1, 1), (320, 1280, 7, 1, 1),
 )  # fmt: skip
-WAYS = ("packed", "winograd", "all", "")
+WAYS = ("packed", "winograd", "matrix", "all", "")
 SECONDS = 0.8
 
 
-def times(shape, density):
-    """Microseconds of each of WAYS."""
+def times(shape, density, rounding):
+    """Microseconds of each of WAYS; `rounding` of the weights: half, bytes or none."""
     inputs, outputs, plane, kernel, stride = shape
     rng = np.random.default_rng(0)
     layer = reference.make_layer(
@@ -41,6 +46,11 @@ def times(shape, density):
         winners=round(outputs * density),
         strides=(stride, stride),
     )
+    if rounding == "half":
+        for name in "WA":
+            layer.constants[name] = layer.constants[name].astype(np.float16)
+    elif rounding == "bytes":
+        layer, _ = reference.in_bytes(layer)
     sessions = [reference.open_session(reference.fbs_model(layer), way=way) for way in WAYS]
     x, index = reference.make_input(rng, live=round(inputs * density), channels=inputs, size=(plane, plane))
     taken = [[] for _ in WAYS]
@@ -55,17 +65,20 @@ def times(shape, density):
 
 
 def main():
-    print("layer                    density  packed us  winograd us   all us  chosen us  chosen/fastest")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    rounding = parser.add_mutually_exclusive_group()
+    rounding.add_argument("--half", action="store_const", const="half", dest="rounding", help="weights of 16 bits")
+    rounding.add_argument("--bytes", action="store_const", const="bytes", dest="rounding", help="weights of 8 bits")
+    options = parser.parse_args()
+    columns = "".join(f"{way or 'chosen':>9} us" for way in WAYS)
+    print(f"{'layer':25} density {columns}  chosen/fastest")
     for shape in SHAPES:
         inputs, outputs, plane, kernel, stride = shape
         for density in (0.75, 0.5, 0.25):
-            *ways, chosen = times(shape, density)
+            *ways, chosen = times(shape, density, options.rounding)
             name = f"{inputs}->{outputs} @{plane} {kernel}x{kernel} s{stride}"
-            print(
-                f"{name:25} {density:6.2f} {ways[0]:10.1f} {ways[1]:12.1f} {ways[2]:8.1f} {chosen:10.1f} "
-                f"{chosen / min(ways):15.2f}",
-                flush=True,
-            )
+            columns = "".join(f"{way:12.1f}" for way in (*ways, chosen))
+            print(f"{name:25} {density:7.2f} {columns} {chosen / min(ways):15.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -223,5 +223,5 @@ def test_an_unknown_instruction_set_is_refused_with_those_there_are():
 
 
 def test_a_way_that_is_none_is_refused():
-    with pytest.raises(Exception, match=r"compress\.way is 'stored'; choose from: packed, winograd, all"):
+    with pytest.raises(Exception, match=r"compress\.way is 'stored'; choose from: packed, winograd, matrix, all"):
         reference.open_session(reference.unpack_model(8), way="stored")

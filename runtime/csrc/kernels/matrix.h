@@ -27,6 +27,9 @@ constexpr int kMatrixWeights = kMatrixValues * kLanes;
 // Lines that are asked for while a matrix of each part is multiplied.
 constexpr int kLinesAtATime = 4;
 
+// Pairs packed before one whose weights were asked for is read.
+constexpr int kPairsAhead = 4;
+
 inline void split_vector(Vec values, Vec (&parts)[kFloatParts]) {
   parts[0] = upper_half(values);
   const Vec rest = sub(values, parts[0]);
@@ -83,26 +86,43 @@ inline int split_few_channels(const SplitTask& task) {
   return p;
 }
 
+// Pixels of one channel, a vector of them.
+inline int split_one_channel(const SplitTask& task) {
+  int p = 0;
+  for (; p + kLanes <= task.pixels; p += kLanes) {
+    Vec parts[kFloatParts];
+    split_vector(load(task.from + p), parts);
+    for (int i = 0; i < kFloatParts; ++i)
+      _mm512_storeu_si512(task.to + i * task.part_stride + 2 * p, upper_pairs(parts[i], zero()));
+  }
+  return p;
+}
+
 void split_floats(const SplitTask& task) {
   if (task.from_step == task.channels && task.channels == task.pitch) {
     const int64_t values = static_cast<int64_t>(task.pixels) * task.channels;
     return split_values(task.from, values, values, task.to, task.part_stride);
   }
-  int p = task.pitch == 4 && task.from_step == task.channels ? split_few_channels(task) : 0;
+  int p = 0;
+  if (task.from_step == task.channels && task.pitch == 4) p = split_few_channels(task);
+  if (task.from_step == task.channels && task.pitch == 2) p = split_one_channel(task);
   for (; p < task.pixels; ++p) {
     split_values(task.from + p * task.from_step, task.channels, task.pitch,
                  task.to + static_cast<int64_t>(p) * task.pitch, task.part_stride);
   }
 }
 
+// Of weights as they are stored.
+template <typename Weight>
+constexpr int kWeightParts = sizeof(Weight) == 1 ? 1 : compress::kHalfParts;
+
 // As pack_rows, two channels at a time.
-template <int kSteps>
-void pack_pairs(const MatrixPackTask& task, int first, int last) {
+template <int kSteps, typename Weight>
+void pack_pairs(const MatrixPackTask& task, const Weight* w, int first, int last) {
   constexpr int kKnown = kSteps > 0 ? kSteps : 1;
   const compress::PackTask& from = task.from;
-  const int8_t* const w = from.bytes;
-  ByteLanes lanes[kKnown];
-  const int8_t* source[kKnown];
+  decltype(lanes_of(from.steps[0], w)) lanes[kKnown];
+  const Weight* source[kKnown];
   if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
     for (int s = 0; s < kSteps; ++s) {
@@ -111,100 +131,144 @@ void pack_pairs(const MatrixPackTask& task, int first, int last) {
     }
   }
   const auto packed = [&](int64_t row) __attribute__((always_inline)) {
-    ByteVec found = no_bytes();
+    auto found = nothing(w);
     if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
-      for (int s = 0; s < kSteps; ++s) found = take_bytes(found, source[s] + row, lanes[s]);
+      for (int s = 0; s < kSteps; ++s) found = take_from(found, source[s] + row, lanes[s]);
     } else {
       for (int s = 0; s < from.num_steps; ++s) {
         const SqueezeStep& step = from.steps[s];
-        found = take_bytes(found, source_of(from, step, w) + row, lanes_of(step, w));
+        found = take_from(found, source_of(from, step, w) + row, lanes_of(step, w));
       }
     }
     return finished(found);
   };
+  const auto ask_for = [&](int32_t channel) __attribute__((always_inline)) {
+    int64_t row = static_cast<int64_t>(channel) * from.channel_stride;
+    for (int t = 0; t < from.taps; ++t, row += from.tap_stride) {
+      for (int s = 0; s < kSteps; ++s) __builtin_prefetch(source[s] + row, 0, 2);
+    }
+  };
   for (int p = first; p < last; ++p) {
+    if (kSteps > 0 && task.far && 2 * (p + kPairsAhead) + 1 < from.channels) {
+      ask_for(from.live[2 * (p + kPairsAhead)]);
+      ask_for(from.live[2 * (p + kPairsAhead) + 1]);
+    }
     const bool two = 2 * p + 1 < from.channels;
     int64_t row = static_cast<int64_t>(from.live[2 * p]) * from.channel_stride;
     int64_t next = two ? static_cast<int64_t>(from.live[2 * p + 1]) * from.channel_stride : row;
     for (int t = 0; t < from.taps; ++t, row += from.tap_stride, next += from.tap_stride) {
-      const Lanes pair = upper_pairs(packed(row), two ? packed(next) : zero());
-      BFloat16* const out = task.out + static_cast<int64_t>(task.first_rows[t] + p) * 2 * kLanes;
-      _mm512_store_si512(out, pair);
-    }
-  }
-}
-
-void pack_matrices(const MatrixPackTask& task, int first, int last) {
-  switch (task.from.num_steps) {
-    case 1:
-      return pack_pairs<1>(task, first, last);
-    case 2:
-      return pack_pairs<2>(task, first, last);
-    case 3:
-      return pack_pairs<3>(task, first, last);
-    case 4:
-      return pack_pairs<4>(task, first, last);
-    default:
-      return pack_pairs<0>(task, first, last);
-  }
-}
-
-// The sums of one vector of outputs, by the three parts of x in registers 4 to 6.
-template <int kSums>
-inline void add_all_parts(const BFloat16* w, int64_t row) {
-  load_matrix<7>(w, row);
-  add_float_products<kSums, 4, 7>();
-  add_float_products<kSums, 5, 7>();
-  add_float_products<kSums, 6, 7>();
-}
-
-// The sums of tile `tile` and vector `vector` of a call: in register tile * kVectors + vector.
-// One matrix of each part of x, by one of each vector of w. Every output's products are added in the same
-// order, whatever the call's shape: the highest parts', the middle ones', the lowest ones'.
-template <int kVectors, int kTiles>
-inline void multiply_parts(const BFloat16* x, int64_t part, int64_t tile, int64_t step, const BFloat16* w,
-                           int64_t vector_stride) {
-  constexpr int64_t kRow = 2 * kLanes * sizeof(BFloat16);
-  if constexpr (kTiles == 1) {
-    load_matrix<4>(x, step);
-    load_matrix<7>(w, kRow);
-    add_float_products<0, 4, 7>();
-    load_matrix<5>(x + part, step);
-    add_float_products<0, 5, 7>();
-    load_matrix<6>(x + 2 * part, step);
-    add_float_products<0, 6, 7>();
-    if constexpr (kVectors >= 2) add_all_parts<1>(w + vector_stride, kRow);
-    if constexpr (kVectors >= 3) add_all_parts<2>(w + 2 * vector_stride, kRow);
-    if constexpr (kVectors >= 4) add_all_parts<3>(w + 3 * vector_stride, kRow);
-  } else {
-    load_matrix<4>(w, kRow);
-    if constexpr (kVectors == 2) load_matrix<5>(w + vector_stride, kRow);
-    for (int i = 0; i < kFloatParts; ++i, x += part) {
-      load_matrix<6>(x, step);
-      add_float_products<0, 6, 4>();
-      if constexpr (kVectors == 2) add_float_products<1, 6, 5>();
-      load_matrix<7>(x + tile, step);
-      add_float_products<kVectors, 7, 4>();
-      if constexpr (kVectors == 2) add_float_products<kVectors + 1, 7, 5>();
-      if constexpr (kTiles == 4) {
-        load_matrix<6>(x + 2 * tile, step);
-        add_float_products<2, 6, 4>();
-        load_matrix<7>(x + 3 * tile, step);
-        add_float_products<3, 7, 4>();
+      Vec even = packed(row), odd = two ? packed(next) : zero();
+      BFloat16* out = task.out + static_cast<int64_t>(task.first_rows[t] + p) * 2 * kLanes;
+#pragma GCC unroll 2
+      for (int i = 0; i < kWeightParts<Weight>; ++i, out += task.part_stride) {
+        _mm512_store_si512(out, upper_pairs(even, odd));
+        even = sub(even, upper_half(even));
+        odd = sub(odd, upper_half(odd));
       }
     }
   }
 }
 
-// Sums of a tile and a vector, [place][lane], to their outputs.
-inline void store_places(const MatrixTask& task, const float (*sums)[kLanes], int tile, int first_output) {
+template <typename Weight>
+void pack_all_pairs(const MatrixPackTask& task, const Weight* w, int first, int last) {
+  switch (task.from.num_steps) {
+    case 1:
+      return pack_pairs<1>(task, w, first, last);
+    case 2:
+      return pack_pairs<2>(task, w, first, last);
+    case 3:
+      return pack_pairs<3>(task, w, first, last);
+    case 4:
+      return pack_pairs<4>(task, w, first, last);
+    default:
+      return pack_pairs<0>(task, w, first, last);
+  }
+}
+
+void pack_matrices(const MatrixPackTask& task, int first, int last) {
+  if (task.from.bytes != nullptr) return pack_all_pairs(task, task.from.bytes, first, last);
+  pack_all_pairs(task, task.from.halves, first, last);
+}
+
+// Where a matrix is found, and the next ones.
+struct Matrices {
+  const BFloat16* x;
+  int64_t x_part, x_tile, x_step;
+  const BFloat16* w;
+  int64_t w_part, w_vector;
+};
+constexpr int64_t kWeightRow = 2 * kLanes * sizeof(BFloat16);
+
+// Adds part `part` of a matrix of weights, by the parts of x in registers 4 to 6 that it is multiplied with.
+template <int kSums, int kPart>
+inline void add_weight_part(const BFloat16* w) {
+  load_matrix<7>(w, kWeightRow);
+  add_float_products<kSums, 4, 7>();
+  add_float_products<kSums, 5, 7>();
+  if constexpr (kPart == 0) add_float_products<kSums, 6, 7>();
+}
+
+template <int kSums, int kParts>
+inline void add_vector(const BFloat16* w, int64_t part) {
+  add_weight_part<kSums, 0>(w);
+  if constexpr (kParts >= 2) add_weight_part<kSums, 1>(w + part);
+}
+
+// The products of one matrix of x and one of w, of each part, tile and vector: the sums of tile t and vector
+// v are in register t * kVectors + v. Every output's are added in the same order, whatever the shape of the
+// call: those of the weights' highest part, by the highest, the middle and the lowest of x; then of the next.
+template <int kVectors, int kTiles, int kParts>
+inline void multiply_parts(const Matrices& at) {
+  if constexpr (kTiles == 1) {
+    load_matrix<4>(at.x, at.x_step);
+    load_matrix<5>(at.x + at.x_part, at.x_step);
+    load_matrix<6>(at.x + 2 * at.x_part, at.x_step);
+    add_vector<0, kParts>(at.w, at.w_part);
+    if constexpr (kVectors >= 2) add_vector<1, kParts>(at.w + at.w_vector, at.w_part);
+    if constexpr (kVectors >= 3) add_vector<2, kParts>(at.w + 2 * at.w_vector, at.w_part);
+    if constexpr (kVectors >= 4) add_vector<3, kParts>(at.w + 3 * at.w_vector, at.w_part);
+  } else {
+    const BFloat16* w = at.w;
+    for (int j = 0; j < kParts; ++j, w += at.w_part) {
+      load_matrix<4>(w, kWeightRow);
+      if constexpr (kVectors == 2) load_matrix<5>(w + at.w_vector, kWeightRow);
+      const BFloat16* x = at.x;
+      for (int i = 0; i < kFloatParts - j; ++i, x += at.x_part) {
+        load_matrix<6>(x, at.x_step);
+        add_float_products<0, 6, 4>();
+        if constexpr (kVectors == 2) add_float_products<1, 6, 5>();
+        load_matrix<7>(x + at.x_tile, at.x_step);
+        add_float_products<kVectors, 7, 4>();
+        if constexpr (kVectors == 2) add_float_products<kVectors + 1, 7, 5>();
+        if constexpr (kTiles == 4) {
+          load_matrix<6>(x + 2 * at.x_tile, at.x_step);
+          add_float_products<2, 6, 4>();
+          load_matrix<7>(x + 3 * at.x_tile, at.x_step);
+          add_float_products<3, 7, 4>();
+        }
+      }
+    }
+  }
+}
+
+// Sums of a tile, [vector][place][lane], to their outputs.
+template <int kVectors>
+inline void store_places(const MatrixTask& task, const float (*sums)[kMatrixPlaces][kLanes], int tile,
+                         int first_output) {
   const compress::Epilogue& epilogue = task.epilogue;
-  const int left = task.k - first_output;
-  const Vec bias = load(epilogue.bias + first_output), scale = load(epilogue.scale + first_output);
-  const Vec post = epilogue.post == nullptr ? zero() : load(epilogue.post + first_output);
+  const bool has_post = epilogue.post != nullptr;
+  const int left = task.k - first_output - (kVectors - 1) * kLanes;  // in the last vector
   const Vec lower = broadcast(&epilogue.lower), upper = broadcast(&epilogue.upper);
-  Vec abs_sum = zero();
+  Vec bias[kVectors], scale[kVectors], post[kVectors], abs_sums[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const int o = first_output + v * kLanes;
+    bias[v] = load(epilogue.bias + o);
+    scale[v] = load(epilogue.scale + o);
+    post[v] = has_post ? load(epilogue.post + o) : zero();
+    abs_sums[v] = zero();
+  }
   const int first = tile * kMatrixPlaces;
   int row = first / task.row_places, column = first % task.row_places;
   const int end = task.places - first < kMatrixPlaces ? task.places - first : kMatrixPlaces;
@@ -212,41 +276,54 @@ inline void store_places(const MatrixTask& task, const float (*sums)[kLanes], in
     const int pixels = task.row_pixels - column < end - r ? task.row_pixels - column : end - r;
     float* y = task.y + (static_cast<int64_t>(row) * task.row_pixels + column) * task.k + first_output;
     for (int i = 0; i < pixels; ++i, y += task.k) {
-      const Vec scaled = mul(scale, add(load(sums[r + i]), bias));
-      const Vec value = clamp(epilogue.post == nullptr ? scaled : add(scaled, post), lower, upper);
-      abs_sum = add(abs_sum, absolute(value));
-      left >= kLanes ? store(y, value) : store_first(y, value, left);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const Vec scaled = mul(scale[v], add(load(sums[v][r + i]), bias[v]));
+        const Vec value = clamp(has_post ? add(scaled, post[v]) : scaled, lower, upper);
+        abs_sums[v] = add(abs_sums[v], absolute(value));
+        if (v + 1 < kVectors || left >= kLanes) {
+          store(y + v * kLanes, value);
+        } else {
+          store_first(y + v * kLanes, value, left);
+        }
+      }
     }
     r += task.row_places - column;
     column = 0;
   }
-  if (task.unit_sums != nullptr) {
-    float* const to =
-        task.unit_sums + static_cast<int64_t>(tile / task.unit) * task.unit_sums_pitch + first_output;
-    store(to, tile % task.unit == 0 ? abs_sum : add(load(to), abs_sum));
-  }
+  if (task.unit_sums == nullptr) return;
+  float* const to =
+      task.unit_sums + static_cast<int64_t>(tile / task.unit) * task.unit_sums_pitch + first_output;
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v)
+    store(to + v * kLanes, tile % task.unit == 0 ? abs_sums[v] : add(load(to + v * kLanes), abs_sums[v]));
 }
 
-template <int kVectors, int kTiles>
+template <int kVectors, int kTiles, int kParts>
 void multiply_tiles(const MatrixTask& task, const BFloat16* w, int first_output, int tile) {
   zero_matrix<0>();
   zero_matrix<1>();
   zero_matrix<2>();
   zero_matrix<3>();
-  const int64_t step = task.place_stride * static_cast<int64_t>(sizeof(BFloat16));
-  const int64_t tile_stride = static_cast<int64_t>(kMatrixPlaces) * task.place_stride;
+  Matrices at;
+  at.x_part = task.part_stride;
+  at.x_tile = static_cast<int64_t>(kMatrixPlaces) * task.place_stride;
+  at.x_step = task.place_stride * static_cast<int64_t>(sizeof(BFloat16));
+  at.w = w;
+  at.w_part = task.weight_part_stride;
+  at.w_vector = task.vector_stride;
   const BFloat16* const x =
-      task.x + tile * tile_stride - static_cast<int64_t>(task.first_place) * task.place_stride;
+      task.x + (static_cast<int64_t>(tile) * kMatrixPlaces - task.first_place) * task.place_stride;
   for (int r = 0; r < task.num_runs; ++r) {
     const compress::MatrixRun run = task.runs[r];
     const float* source = nullptr;
     int64_t found;
     const int32_t* lines = next_lines(task.prefetch, run.matrices * kLinesAtATime, &source, &found);
-    const BFloat16* from = x + run.offset;
-    for (int m = 0; m < run.matrices; ++m, from += kMatrixValues, w += kMatrixWeights) {
+    at.x = x + run.offset;
+    for (int m = 0; m < run.matrices; ++m, at.x += kMatrixValues, at.w += kMatrixWeights) {
       for (int i = 0; i < kLinesAtATime && found > 0; ++i, --found)
         __builtin_prefetch(source + *lines++, 0, 2);
-      multiply_parts<kVectors, kTiles>(from, task.part_stride, tile_stride, step, w, task.vector_stride);
+      multiply_parts<kVectors, kTiles, kParts>(at);
     }
   }
   alignas(64) float sums[4][kMatrixPlaces][kLanes];
@@ -255,9 +332,43 @@ void multiply_tiles(const MatrixTask& task, const BFloat16* w, int first_output,
   if constexpr (kVectors * kTiles >= 2) store_matrix<1>(sums[1], kRow);
   if constexpr (kVectors * kTiles >= 3) store_matrix<2>(sums[2], kRow);
   if constexpr (kVectors * kTiles >= 4) store_matrix<3>(sums[3], kRow);
-  for (int t = 0; t < kTiles; ++t) {
-    for (int v = 0; v < kVectors; ++v)
-      store_places(task, sums[t * kVectors + v], tile + t, first_output + v * kLanes);
+  for (int t = 0; t < kTiles; ++t) store_places<kVectors>(task, sums + t * kVectors, tile + t, first_output);
+}
+
+template <int kParts>
+void multiply_all(const MatrixTask& task, const BFloat16* w, int first_vector, int num_vectors,
+                  int first_tile, int last_tile) {
+  const auto call = [&]<int kVectors, int kTiles>(int v, int t) {
+    multiply_tiles<kVectors, kTiles, kParts>(task, w + v * task.vector_stride, (first_vector + v) * kLanes,
+                                             t);
+  };
+  constexpr int kMost = kParts == 1 ? 4 : 2;
+  constexpr int kAtOnce = 4;
+  for (int t = first_tile; t < last_tile; t += kAtOnce) {
+    const int end = t + kAtOnce < last_tile ? t + kAtOnce : last_tile;
+    int v = 0;
+    for (; v + kMost <= num_vectors; v += kMost) {
+      int i = t;
+      if constexpr (kMost == 4) {
+        for (; i < end; ++i) call.template operator()<4, 1>(v, i);
+      } else {
+        for (; i + 2 <= end; i += 2) call.template operator()<2, 2>(v, i);
+        if (i < end) call.template operator()<2, 1>(v, i);
+      }
+    }
+    if (num_vectors - v == 3) {
+      for (int i = t; i < end; ++i) call.template operator()<3, 1>(v, i);
+    } else if (num_vectors - v == 2) {
+      int i = t;
+      for (; i + 2 <= end; i += 2) call.template operator()<2, 2>(v, i);
+      if (i < end) call.template operator()<2, 1>(v, i);
+    } else if (num_vectors - v == 1) {
+      if (end - t == kAtOnce) {
+        call.template operator()<1, 4>(v, t);
+      } else {
+        for (int i = t; i < end; ++i) call.template operator()<1, 1>(v, i);
+      }
+    }
   }
 }
 
@@ -269,24 +380,9 @@ void multiply_matrices(const MatrixTask& task, const BFloat16* w, int first_vect
     sizes.rows[m] = kMatrixRows;
   }
   size_matrices(sizes);
-  // As many tiles as one call takes with the vectors that four do not take; those behind a call's last tile
-  // are left out.
-  const int whole = num_vectors / kMatrixVectors * kMatrixVectors, rest = num_vectors - whole;
-  for (int t = first_tile; t < last_tile; ++t) {
-    for (int v = 0; v < whole; v += kMatrixVectors)
-      multiply_tiles<4, 1>(task, w + v * task.vector_stride, (first_vector + v) * kLanes, t);
-    const BFloat16* const others = w + whole * task.vector_stride;
-    const int output = (first_vector + whole) * kLanes;
-    if (rest == 3) multiply_tiles<3, 1>(task, others, output, t);
-    const int done = t - first_tile + 1;
-    const bool last = t + 1 == last_tile;
-    if (rest == 2 && done % 2 == 0) multiply_tiles<2, 2>(task, others, output, t - 1);
-    if (rest == 2 && done % 2 == 1 && last) multiply_tiles<2, 1>(task, others, output, t);
-    if (rest == 1 && done % 4 == 0) multiply_tiles<1, 4>(task, others, output, t - 3);
-    if (rest == 1 && done % 4 != 0 && last) {
-      for (int i = done % 4; i > 0; --i) multiply_tiles<1, 1>(task, others, output, t - i + 1);
-    }
-  }
+  task.weight_parts == 1
+      ? multiply_all<1>(task, w, first_vector, num_vectors, first_tile, last_tile)
+      : multiply_all<compress::kHalfParts>(task, w, first_vector, num_vectors, first_tile, last_tile);
   release_matrices();
 }
 

@@ -117,10 +117,12 @@ COMPRESS_INLINE int64_t patches_stride(int64_t tiles, int64_t patch_pitch) {
 }
 
 // A convolution of floats by products of matrices of bfloat16 (Henry, Tang and Heinecke 2019): a float is the
-// sum of three of them, its highest, middle and lowest 8 bits, and a byte is one of them. Their products are
-// exact, so that nothing is rounded but sums, as floats are: y is as exact as of ConvTask.
+// sum of three of them, its highest, middle and lowest 8 bits, a half of two, and a byte is one. Products of
+// two are exact. With halves, the lowest bits' by the lowest are left out: less than 2^-24 of a product, half
+// of what rounding it to a float may change. So y is as exact as of ConvTask.
 using BFloat16 = uint16_t;
 inline constexpr int kFloatParts = 3;
+inline constexpr int kHalfParts = 2;
 
 // The parts of a few pixels, to[part * part_stride + p * pitch + c] of from[p * from_step + c]; 0 for c from
 // `channels` up to `pitch`.
@@ -146,7 +148,8 @@ inline constexpr int kMatrixVectors = 4;
 // y as of ConvTask, in tiles of kMatrixPlaces places. A row of outputs takes row_places of them, of which the
 // first row_pixels are pixels.
 //   x: parts, part_stride apart, of values, place_stride from place to place, first_place first; whole tiles
-//   of them. Packed weights of a vector lie as [run][pair of inputs][lanes][2], vector_stride apart.
+//   of them. Packed weights of a vector lie as [part][run][pair of inputs][lanes][2], vector_stride and
+//   weight_part_stride apart.
 struct MatrixTask {
   const BFloat16* x;
   int64_t part_stride;
@@ -157,7 +160,8 @@ struct MatrixTask {
   int32_t places, row_places, row_pixels;
   float* y;
   int32_t k;
-  int64_t vector_stride;
+  int32_t weight_parts;
+  int64_t vector_stride, weight_part_stride;
   Epilogue epilogue;
   Prefetch* prefetch;  // null: nothing to ask for
   float* unit_sums;    // as ConvTask's tile_sums, of `unit` tiles together, which a thread adds up in order
@@ -224,7 +228,9 @@ struct PackTask {
 struct MatrixPackTask {
   PackTask from;
   const int32_t* first_rows;
+  bool far;  // weights are asked for before they are packed
   BFloat16* out;
+  int64_t part_stride;
 };
 
 // One plane of a band's input: to[i][j] = from[i * from_step + j * stride] for j in [begin, end), 0 for the
