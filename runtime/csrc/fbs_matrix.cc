@@ -22,7 +22,7 @@ constexpr int64_t kRowCost = 400;
 constexpr int64_t kCallCost = 4000;
 
 // Packed weights of a share at a time: they stay in the second cache level.
-constexpr int64_t kChunkValues = int64_t{1} << 18;
+constexpr int64_t kChunkValues = int64_t{5} << 16;
 
 // Pairs packed for one vector before the next vector's turn, as kPackRows.
 constexpr int32_t kPackPairs = 32;

@@ -116,79 +116,43 @@ void split_floats(const SplitTask& task) {
 template <typename Weight>
 constexpr int kWeightParts = sizeof(Weight) == 1 ? 1 : compress::kHalfParts;
 
-// As pack_rows, two channels at a time.
-template <int kSteps, typename Weight>
-void pack_pairs(const MatrixPackTask& task, const Weight* w, int first, int last) {
-  constexpr int kKnown = kSteps > 0 ? kSteps : 1;
-  const compress::PackTask& from = task.from;
-  decltype(lanes_of(from.steps[0], w)) lanes[kKnown];
-  const Weight* source[kKnown];
-  if constexpr (kSteps > 0) {
-#pragma GCC unroll 8
-    for (int s = 0; s < kSteps; ++s) {
-      lanes[s] = lanes_of(from.steps[s], w);
-      source[s] = source_of(from, from.steps[s], w);
-    }
-  }
-  const auto packed = [&](int64_t row) __attribute__((always_inline)) {
-    auto found = nothing(w);
-    if constexpr (kSteps > 0) {
-#pragma GCC unroll 8
-      for (int s = 0; s < kSteps; ++s) found = take_from(found, source[s] + row, lanes[s]);
-    } else {
-      for (int s = 0; s < from.num_steps; ++s) {
-        const SqueezeStep& step = from.steps[s];
-        found = take_from(found, source_of(from, step, w) + row, lanes_of(step, w));
-      }
-    }
-    return finished(found);
-  };
-  const auto ask_for = [&](int32_t channel) __attribute__((always_inline)) {
-    int64_t row = static_cast<int64_t>(channel) * from.channel_stride;
-    for (int t = 0; t < from.taps; ++t, row += from.tap_stride) {
-      for (int s = 0; s < kSteps; ++s) __builtin_prefetch(source[s] + row, 0, 2);
-    }
-  };
-  for (int p = first; p < last; ++p) {
-    if (kSteps > 0 && task.far && 2 * (p + kPairsAhead) + 1 < from.channels) {
-      ask_for(from.live[2 * (p + kPairsAhead)]);
-      ask_for(from.live[2 * (p + kPairsAhead) + 1]);
-    }
-    const bool two = 2 * p + 1 < from.channels;
-    int64_t row = static_cast<int64_t>(from.live[2 * p]) * from.channel_stride;
-    int64_t next = two ? static_cast<int64_t>(from.live[2 * p + 1]) * from.channel_stride : row;
-    for (int t = 0; t < from.taps; ++t, row += from.tap_stride, next += from.tap_stride) {
-      Vec even = packed(row), odd = two ? packed(next) : zero();
-      BFloat16* out = task.out + static_cast<int64_t>(task.first_rows[t] + p) * 2 * kLanes;
-#pragma GCC unroll 2
-      for (int i = 0; i < kWeightParts<Weight>; ++i, out += task.part_stride) {
-        _mm512_store_si512(out, upper_pairs(even, odd));
-        even = sub(even, upper_half(even));
-        odd = sub(odd, upper_half(odd));
-      }
-    }
-  }
-}
-
+// As pack_weights, two channels at a time.
 template <typename Weight>
-void pack_all_pairs(const MatrixPackTask& task, const Weight* w, int first, int last) {
-  switch (task.from.num_steps) {
-    case 1:
-      return pack_pairs<1>(task, w, first, last);
-    case 2:
-      return pack_pairs<2>(task, w, first, last);
-    case 3:
-      return pack_pairs<3>(task, w, first, last);
-    case 4:
-      return pack_pairs<4>(task, w, first, last);
-    default:
-      return pack_pairs<0>(task, w, first, last);
-  }
+void pack_pairs(const MatrixPackTask& task, const Weight* w, int first, int last) {
+  const compress::PackTask& from = task.from;
+  with_steps(from, w, [&]<int kSteps>(const Squeezed<kSteps, Weight>& squeezed) {
+    const auto ask_for = [&](int32_t channel) __attribute__((always_inline)) {
+      int64_t row = static_cast<int64_t>(channel) * from.channel_stride;
+      for (int t = 0; t < from.taps; ++t, row += from.tap_stride) {
+        for (int s = 0; s < kSteps; ++s) __builtin_prefetch(squeezed.source[s] + row, 0, 2);
+      }
+    };
+    for (int p = first; p < last; ++p) {
+      const int ahead = 2 * (p + kPairsAhead);
+      if (task.far && ahead + 1 < from.channels) {
+        ask_for(from.live[ahead]);
+        ask_for(from.live[ahead + 1]);
+      }
+      const bool two = 2 * p + 1 < from.channels;
+      int64_t row = static_cast<int64_t>(from.live[2 * p]) * from.channel_stride;
+      int64_t next = two ? static_cast<int64_t>(from.live[2 * p + 1]) * from.channel_stride : row;
+      for (int t = 0; t < from.taps; ++t, row += from.tap_stride, next += from.tap_stride) {
+        Vec even = squeezed.at(row), odd = two ? squeezed.at(next) : zero();
+        BFloat16* out = task.out + static_cast<int64_t>(task.first_rows[t] + p) * 2 * kLanes;
+#pragma GCC unroll 2
+        for (int i = 0; i < kWeightParts<Weight>; ++i, out += task.part_stride) {
+          _mm512_store_si512(out, upper_pairs(even, odd));
+          even = sub(even, upper_half(even));
+          odd = sub(odd, upper_half(odd));
+        }
+      }
+    }
+  });
 }
 
 void pack_matrices(const MatrixPackTask& task, int first, int last) {
-  if (task.from.bytes != nullptr) return pack_all_pairs(task, task.from.bytes, first, last);
-  pack_all_pairs(task, task.from.halves, first, last);
+  task.from.bytes != nullptr ? pack_pairs(task, task.from.bytes, first, last)
+                             : pack_pairs(task, task.from.halves, first, last);
 }
 
 // Where a matrix is found, and the next ones.
@@ -335,38 +299,35 @@ void multiply_tiles(const MatrixTask& task, const BFloat16* w, int first_output,
   for (int t = 0; t < kTiles; ++t) store_places<kVectors>(task, sums + t * kVectors, tile + t, first_output);
 }
 
+// Tiles [first, last), as many at a time as there are registers for their sums.
+template <int kVectors, int kParts>
+void multiply_vectors(const MatrixTask& task, const BFloat16* w, int first_output, int first, int last) {
+  constexpr int kTiles = kMatrixVectors / kVectors;
+  int t = first;
+  for (; t + kTiles <= last; t += kTiles) multiply_tiles<kVectors, kTiles, kParts>(task, w, first_output, t);
+  if constexpr (kTiles > 1) {
+    for (; t < last; ++t) multiply_tiles<kVectors, 1, kParts>(task, w, first_output, t);
+  }
+}
+
+// All vectors of a few tiles, whose parts stay near, then of the next.
 template <int kParts>
 void multiply_all(const MatrixTask& task, const BFloat16* w, int first_vector, int num_vectors,
                   int first_tile, int last_tile) {
-  const auto call = [&]<int kVectors, int kTiles>(int v, int t) {
-    multiply_tiles<kVectors, kTiles, kParts>(task, w + v * task.vector_stride, (first_vector + v) * kLanes,
-                                             t);
-  };
-  constexpr int kMost = kParts == 1 ? 4 : 2;
-  constexpr int kAtOnce = 4;
-  for (int t = first_tile; t < last_tile; t += kAtOnce) {
-    const int end = t + kAtOnce < last_tile ? t + kAtOnce : last_tile;
-    int v = 0;
-    for (; v + kMost <= num_vectors; v += kMost) {
-      int i = t;
-      if constexpr (kMost == 4) {
-        for (; i < end; ++i) call.template operator()<4, 1>(v, i);
+  constexpr int kTiles = 4;
+  for (int t = first_tile, end; t < last_tile; t = end) {
+    end = t + kTiles < last_tile ? t + kTiles : last_tile;
+    for (int v = 0; v < num_vectors; v += kMatrixVectors) {
+      const BFloat16* const of_vector = w + v * task.vector_stride;
+      const int output = (first_vector + v) * kLanes, left = num_vectors - v;
+      if (left >= 4) {
+        multiply_vectors<4, kParts>(task, of_vector, output, t, end);
+      } else if (left == 3) {
+        multiply_vectors<3, kParts>(task, of_vector, output, t, end);
+      } else if (left == 2) {
+        multiply_vectors<2, kParts>(task, of_vector, output, t, end);
       } else {
-        for (; i + 2 <= end; i += 2) call.template operator()<2, 2>(v, i);
-        if (i < end) call.template operator()<2, 1>(v, i);
-      }
-    }
-    if (num_vectors - v == 3) {
-      for (int i = t; i < end; ++i) call.template operator()<3, 1>(v, i);
-    } else if (num_vectors - v == 2) {
-      int i = t;
-      for (; i + 2 <= end; i += 2) call.template operator()<2, 2>(v, i);
-      if (i < end) call.template operator()<2, 1>(v, i);
-    } else if (num_vectors - v == 1) {
-      if (end - t == kAtOnce) {
-        call.template operator()<1, 4>(v, t);
-      } else {
-        for (int i = t; i < end; ++i) call.template operator()<1, 1>(v, i);
+        multiply_vectors<1, kParts>(task, of_vector, output, t, end);
       }
     }
   }

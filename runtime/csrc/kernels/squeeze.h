@@ -47,54 +47,70 @@ inline ByteVec take_from(ByteVec packed, const int8_t* source, ByteLanes lanes) 
   return take_bytes(packed, source, lanes);
 }
 
-// kSteps at compile time keeps every step's permutation in a register across all rows; 0 reads them from
-// memory.
+// The winners' columns of one vector, out of any row. kSteps at compile time keeps every step's permutation
+// in a register across all rows; 0 reads them from memory.
 template <int kSteps, typename Weight>
-void pack_rows(const PackTask& task, const Weight* w, int first, int last) {
-  constexpr int kKnown = kSteps > 0 ? kSteps : 1;
-  decltype(lanes_of(task.steps[0], w)) lanes[kKnown];
+struct Squeezed {
+  static constexpr int kKnown = kSteps > 0 ? kSteps : 1;
+  const PackTask& task;
+  const Weight* w;
+  decltype(lanes_of(*static_cast<const SqueezeStep*>(nullptr),
+                    static_cast<const Weight*>(nullptr))) lanes[kKnown];
   const Weight* source[kKnown];
-  if constexpr (kSteps > 0) {
+
+  COMPRESS_INLINE Squeezed(const PackTask& of, const Weight* weights) : task(of), w(weights) {
+    if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
-    for (int s = 0; s < kSteps; ++s) {
-      lanes[s] = lanes_of(task.steps[s], w);
-      source[s] = source_of(task, task.steps[s], w);
+      for (int s = 0; s < kSteps; ++s) {
+        lanes[s] = lanes_of(task.steps[s], w);
+        source[s] = source_of(task, task.steps[s], w);
+      }
     }
   }
-  const int64_t out_stride = static_cast<int64_t>(task.channels) * kLanes;
-  for (int c = first; c < last; ++c) {
-    int64_t row = static_cast<int64_t>(task.live[c]) * task.channel_stride;
-    float* out = task.out + static_cast<int64_t>(c) * kLanes;
-    for (int t = 0; t < task.taps; ++t, row += task.tap_stride, out += out_stride) {
-      auto packed = nothing(w);
-      if constexpr (kSteps > 0) {
+
+  COMPRESS_INLINE Vec at(int64_t row) const {
+    auto packed = nothing(w);
+    if constexpr (kSteps > 0) {
 #pragma GCC unroll 8
-        for (int s = 0; s < kSteps; ++s) packed = take_from(packed, source[s] + row, lanes[s]);
-      } else {
-        for (int s = 0; s < task.num_steps; ++s) {
-          const SqueezeStep& step = task.steps[s];
-          packed = take_from(packed, source_of(task, step, w) + row, lanes_of(step, w));
-        }
+      for (int s = 0; s < kSteps; ++s) packed = take_from(packed, source[s] + row, lanes[s]);
+    } else {
+      for (int s = 0; s < task.num_steps; ++s) {
+        const SqueezeStep& step = task.steps[s];
+        packed = take_from(packed, source_of(task, step, w) + row, lanes_of(step, w));
       }
-      store(out, finished(packed));
     }
+    return finished(packed);
+  }
+};
+
+// Calls run with a Squeezed of as many steps as the task has.
+template <typename Weight, typename Run>
+COMPRESS_INLINE void with_steps(const PackTask& task, const Weight* w, const Run& run) {
+  switch (task.num_steps) {
+    case 1:
+      return run(Squeezed<1, Weight>(task, w));
+    case 2:
+      return run(Squeezed<2, Weight>(task, w));
+    case 3:
+      return run(Squeezed<3, Weight>(task, w));
+    case 4:
+      return run(Squeezed<4, Weight>(task, w));
+    default:
+      return run(Squeezed<0, Weight>(task, w));
   }
 }
 
 template <typename Weight>
 void pack_weights(const PackTask& task, const Weight* w, int first, int last) {
-  switch (task.num_steps) {
-    case 1:
-      return pack_rows<1>(task, w, first, last);
-    case 2:
-      return pack_rows<2>(task, w, first, last);
-    case 3:
-      return pack_rows<3>(task, w, first, last);
-    case 4:
-      return pack_rows<4>(task, w, first, last);
-    default:
-      return pack_rows<0>(task, w, first, last);
-  }
+  with_steps(task, w, [&](const auto& squeezed) {
+    const int64_t out_stride = static_cast<int64_t>(task.channels) * kLanes;
+    for (int c = first; c < last; ++c) {
+      int64_t row = static_cast<int64_t>(task.live[c]) * task.channel_stride;
+      float* out = task.out + static_cast<int64_t>(c) * kLanes;
+      for (int t = 0; t < task.taps; ++t, row += task.tap_stride, out += out_stride)
+        store(out, squeezed.at(row));
+    }
+  });
 }
 
 void pack(const PackTask& task, int first, int last) {
