@@ -30,7 +30,7 @@ class Int8Plan:
 
     Attributes:
         refused: Name of an FBS layer or depthwise convolution that cannot be int8 -> why.
-        multiplied: Names of the linear layers that multiply whole numbers.
+        linear: Names of the linear layers whose weights become whole numbers; a Gemm multiplies whole numbers with them.
         wanted: Float tensors that a layer in int8 reads in the end, through what works on bytes.
         behind: Name of an FBS layer in int8 -> the DepthwiseConv that becomes a part of it.
     """
@@ -39,7 +39,7 @@ class Int8Plan:
         self.refused: dict[str, str] = {}
         self._graph, self._ranges = model.graph, ranges
         self._held = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.multiplied = {node.name for node in model.graph.node if self._multiplies(node)}
+        self.linear = {node.name for node in model.graph.node if self._has_many_weights(node)}
         self.wanted = self._wanted_as_bytes()
         self.behind = self._depthwise_behind()
 
@@ -58,8 +58,8 @@ class Int8Plan:
         for node in reversed(self._graph.node):
             if is_op(node, opset.FBS_CONV):
                 wanted.update(node.input[:1] if self._allows(node) else ())
-            elif node.name in self.multiplied:
-                wanted.add(node.input[0])
+            elif node.name in self.linear:
+                wanted.update(() if is_op(node, opset.LINEAR) else node.input[:1])
             elif node.output[0] in wanted:
                 if is_op(node, opset.UNPACK) or works_on_bytes(node):
                     wanted.add(node.input[0])
@@ -69,15 +69,16 @@ class Int8Plan:
                     wanted.discard(node.output[0])
         return wanted
 
-    def _multiplies(self, node: NodeProto) -> bool:
-        """Whether a linear layer is one that becomes int8."""
-        linear, gemm = is_op(node, opset.LINEAR), not node.domain and node.op_type == "Gemm"
-        if not (linear or gemm) or not self._finite(node.input[0]):
+    def _has_many_weights(self, node: NodeProto) -> bool:
+        """Whether a linear layer is one whose weights become int8."""
+        if is_op(node, opset.LINEAR):
+            weight = self._held.get(node.input[2])
+            return weight is not None and np.prod(weight.dims) > _MOST_CHEAP_WEIGHTS
+        if node.domain or node.op_type != "Gemm" or not self._finite(node.input[0]):
             return False
         values = attributes_of(node)
         plain = not values.get("transA", 0) and values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0
-        plain = plain and not values.get("average", 0)  # which averages floats
-        weight = self._held.get(node.input[2 if linear else 1])
+        weight = self._held.get(node.input[1])
         if not plain or weight is None or np.prod(weight.dims) <= _MOST_CHEAP_WEIGHTS:
             return False
         return bool(weight.dims[1 if values.get("transB", 0) else 0] <= _MOST_TERMS)

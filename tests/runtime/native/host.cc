@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -113,13 +114,13 @@ void run_case(const Case& c, const std::string& number, Random& random) {
   std::vector<int64_t> first_j;
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
-    // Winograd's minimal filtering where it may be taken, which small layers would not.
-    const bool forced = random.chance(0.5);
-    const FbsConv layer(c.spec, isa->kernels, forced ? Way::kWinograd : Way::kNone);
+    // Ways that small layers would not take, where they may be taken.
+    const Way forced = std::array{Way::kNone, Way::kWinograd, Way::kMatrix}[static_cast<size_t>(random.integer(0, 2))];
+    const FbsConv layer(c.spec, isa->kernels, forced);
     std::vector<float> alone_means;
     for (const bool threaded : {false, true}) {
       const std::string name =
-          number + " " + isa->name + (threaded ? " threaded" : "") + (forced ? " winograd" : "");
+          number + " " + isa->name + (threaded ? " threaded " : " ") + compress::text(forced);
       std::vector<float> y(static_cast<size_t>(samples * height * width * winners), NAN);
       std::vector<int64_t> j(static_cast<size_t>(samples * winners), -1);
       std::vector<float> means(j.size(), NAN), same_y = y;
