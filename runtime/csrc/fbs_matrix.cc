@@ -46,6 +46,7 @@ std::shared_ptr<const MatrixPlan> FbsConv::matrix_plan(const Geometry& geometry,
   }
   std::shared_ptr<const MatrixPlan> plan =
       matrix_plan_.get(window(), geometry.input_height, geometry.input_width, channels, lanes_);
+  if (!plan->fits) return nullptr;
   int64_t otherwise = plain_cost(geometry, channels) + geometry.pixels() * vectors_ * kPixelSumsCost;
   if (takes_winograd(geometry, channels)) {
     const WinogradTiles tiles(geometry, kernels_->max_tile);

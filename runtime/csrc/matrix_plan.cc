@@ -7,15 +7,16 @@ namespace compress {
 
 namespace {
 
-// Bytes of the parts that a thread has at a time: where places overlap, of the second cache level, since
-// those at the end are laid out again; else of the first.
+// Bytes of the parts that a thread has at a time, of the second cache level. (Where no place is laid out
+// twice, a first level's took as long.)
 constexpr int64_t kBandBytes = int64_t{1} << 19;
-constexpr int64_t kNearBandBytes = int64_t{1} << 15;
-constexpr int64_t kLeastNearTiles = 2;
 
 // From so many tiles on, kUnit of them are taken and added up together.
 constexpr int32_t kManyTiles = 64;
 constexpr int32_t kUnit = 4;
+
+// Offsets are 32 bits.
+constexpr int64_t kMostValues = int64_t{1} << 30;
 
 int64_t divided_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
@@ -54,8 +55,8 @@ MatrixPlan::MatrixPlan(const Window& window, int64_t height, int64_t width, int3
   pitch = static_cast<int32_t>(apart ? whole * kMatrixValues : even);
   place_pixels_ = static_cast<int32_t>(apart ? 1 : across.stride);
   place_stride = pitch * place_pixels_;
-  // Behind side by side taps a matrix reads on.
-  const int64_t reach_x = apart ? x.reach() : divided_up(together * kMatrixValues, place_stride);
+  // Behind taps side by side a matrix reads on.
+  const int64_t reach_x = apart ? x.reach() : divided_up(together * kMatrixValues, place_stride) - 1;
   row_pixels = static_cast<int32_t>(output_width);
   row_places =
       static_cast<int32_t>(output_width + (apart ? x.reach() : divided_up(across.kernel, across.stride) - 1));
@@ -76,14 +77,15 @@ MatrixPlan::MatrixPlan(const Window& window, int64_t height, int64_t width, int3
   const auto num_planes = static_cast<int64_t>(planes_.size());
   const int64_t place_bytes =
       num_planes * place_stride * kFloatParts * static_cast<int64_t>(sizeof(BFloat16));
-  const int64_t room = (reach_ > 0 ? kBandBytes : kNearBandBytes) / place_bytes - reach_;
-  const int64_t least = reach_ > 0 ? divided_up(reach_, kMatrixPlaces) : kLeastNearTiles;
+  const int64_t room = kBandBytes / place_bytes - reach_;
+  const int64_t least = divided_up(reach_ + 1, kMatrixPlaces);
   const int64_t tiles =
       std::clamp<int64_t>(room / kMatrixPlaces, std::min<int64_t>(least, num_tiles), num_tiles);
   band_places = static_cast<int32_t>(divided_up(tiles, unit) * unit * kMatrixPlaces);
   plane_stride_ = (band_places + reach_) * place_stride;
   // Not a multiple of what shares a set of the first cache level.
   part_stride = divided_up(num_planes * plane_stride_, 64) * 64 + 2 * kMatrixValues;
+  fits = std::max(part_stride, output_height * row_places) < kMostValues;
 
   constexpr int32_t kPairs = kMatrixValues / 2;
   const auto add_run = [&](int64_t offset, int64_t values) {

@@ -24,6 +24,7 @@ struct MatrixPlan {
   int64_t input_height, input_width;
   int32_t channels;
 
+  bool fits;  // else all that follows is not to be used
   int32_t places, row_places, row_pixels;
   int32_t num_tiles;
   int32_t unit;         // tiles that threads take and add up together

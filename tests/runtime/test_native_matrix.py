@@ -32,7 +32,8 @@ def outputs(layer, x, index, *, way="matrix", threads=1):
 def way_taken(layer, x, index, name):
     model = onnx.load_from_string(reference.fbs_model(layer))
     model.graph.node[0].name = name
-    reference.open_session(model.SerializeToString(), ISA).run(None, {"X": x, "I": index})
+    session = reference.open_session(model.SerializeToString(), ISA)
+    session.run(None, {"X": x, "I": index})
     return way_of(name)
 
 
