@@ -13,13 +13,13 @@ namespace {
 
 // What a tile of places takes for one vector of outputs, in vector multiply-adds: a matrix of each part of x
 // and w, by the number of w's, and the sums. And what it takes elsewhere for a pixel.
-constexpr int64_t kProductCost[] = {0, 90, 180};
+constexpr int64_t kProductCost[] = {0, 90, 220};
 constexpr int64_t kSumsCost = 300;
 constexpr int64_t kPixelSumsCost = 10;
 
 // To lay out a row of the input takes so many, and a value one; and the call all in all.
 constexpr int64_t kRowCost = 400;
-constexpr int64_t kCallCost = 4000;
+constexpr int64_t kCallCost = 1500;
 
 // Packed weights of a share at a time: they stay in the second cache level.
 constexpr int64_t kChunkValues = int64_t{5} << 16;

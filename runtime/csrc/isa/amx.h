@@ -58,17 +58,19 @@ inline void add_float_products() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kX), "i"(kW));
 }
 
-// The upper halves of a's lanes, then of b's.
-inline __m512i upper_halves(Vec a, Vec b) {
+// The first `count`, of 32 at most, of the upper halves of a's lanes, then of b's.
+inline void store_upper_halves(uint16_t* to, Vec a, Vec b, int64_t count) {
   alignas(64) static const uint16_t kUpper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
                                                   23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
                                                   45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  return _mm512_permutex2var_epi16(as_lanes(a), _mm512_load_si512(kUpper), as_lanes(b));
+  const __m512i both = _mm512_permutex2var_epi16(as_lanes(a), _mm512_load_si512(kUpper), as_lanes(b));
+  _mm512_mask_storeu_epi16(to, count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1, both);
 }
 
 // The upper half of each lane of a, and behind it that of b.
-inline Lanes upper_pairs(Vec a, Vec b) {
-  return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(as_lanes(a), 16), as_lanes(b));
+inline void store_pairs(uint16_t* to, Vec a, Vec b) {
+  const Lanes pairs = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(as_lanes(a), 16), as_lanes(b));
+  _mm512_storeu_si512(to, pairs);
 }
 
 // The upper halves of the lanes, as floats.

@@ -5,6 +5,7 @@
 #define COMPRESS_KERNELS_MATRIX_H_
 
 #include "kernels/conv.h"
+#include "kernels/int8_matrix.h"
 #include "kernels/squeeze.h"
 #include "kernels/table.h"
 
@@ -41,14 +42,7 @@ inline void split_vector(Vec values, Vec (&parts)[kFloatParts]) {
 inline void store_parts(const Vec (&first)[kFloatParts], const Vec (&second)[kFloatParts], int64_t count,
                         BFloat16* to, int64_t part_stride) {
 #pragma GCC unroll 3
-  for (int i = 0; i < kFloatParts; ++i) {
-    const __m512i both = upper_halves(first[i], second[i]);
-    if (count >= kMatrixValues) {
-      _mm512_storeu_si512(to + i * part_stride, both);
-    } else {
-      _mm512_mask_storeu_epi16(to + i * part_stride, (__mmask32{1} << count) - 1, both);
-    }
-  }
+  for (int i = 0; i < kFloatParts; ++i, to += part_stride) store_upper_halves(to, first[i], second[i], count);
 }
 
 // `values` floats, and zeros up to `size`.
@@ -93,7 +87,7 @@ inline int split_one_channel(const SplitTask& task) {
     Vec parts[kFloatParts];
     split_vector(load(task.from + p), parts);
     for (int i = 0; i < kFloatParts; ++i)
-      _mm512_storeu_si512(task.to + i * task.part_stride + 2 * p, upper_pairs(parts[i], zero()));
+      store_pairs(task.to + i * task.part_stride + 2 * p, parts[i], zero());
   }
   return p;
 }
@@ -141,7 +135,7 @@ void pack_pairs(const MatrixPackTask& task, const Weight* w, int first, int last
         BFloat16* out = task.out + static_cast<int64_t>(task.first_rows[t] + p) * 2 * kLanes;
 #pragma GCC unroll 2
         for (int i = 0; i < kWeightParts<Weight>; ++i, out += task.part_stride) {
-          _mm512_store_si512(out, upper_pairs(even, odd));
+          store_pairs(out, even, odd);
           even = sub(even, upper_half(even));
           odd = sub(odd, upper_half(odd));
         }
@@ -335,12 +329,7 @@ void multiply_all(const MatrixTask& task, const BFloat16* w, int first_vector, i
 
 void multiply_matrices(const MatrixTask& task, const BFloat16* w, int first_vector, int num_vectors,
                        int first_tile, int last_tile) {
-  MatrixSizes sizes;
-  for (int m = 0; m < 8; ++m) {
-    sizes.row_bytes[m] = kMatrixBytes;
-    sizes.rows[m] = kMatrixRows;
-  }
-  size_matrices(sizes);
+  size_registers(kMatrixRows);
   task.weight_parts == 1
       ? multiply_all<1>(task, w, first_vector, num_vectors, first_tile, last_tile)
       : multiply_all<compress::kHalfParts>(task, w, first_vector, num_vectors, first_tile, last_tile);
