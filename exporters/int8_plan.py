@@ -30,7 +30,7 @@ class Int8Plan:
 
     Attributes:
         refused: Name of an FBS layer or depthwise convolution that cannot be int8 -> why.
-        linear: Names of the linear layers whose weights become whole numbers; a Gemm multiplies whole numbers with them.
+        linear: Names of the linear layers whose weights become whole numbers; a Gemm multiplies them with bytes.
         wanted: Float tensors that a layer in int8 reads in the end, through what works on bytes.
         behind: Name of an FBS layer in int8 -> the DepthwiseConv that becomes a part of it.
     """

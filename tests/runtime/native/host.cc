@@ -115,7 +115,8 @@ void run_case(const Case& c, const std::string& number, Random& random) {
   for (const Isa* isa = compress::isas(); isa->name != nullptr; ++isa) {
     if (!isa->supported()) continue;
     // Ways that small layers would not take, where they may be taken.
-    const Way forced = std::array{Way::kNone, Way::kWinograd, Way::kMatrix}[static_cast<size_t>(random.integer(0, 2))];
+    const Way forced =
+        std::array{Way::kNone, Way::kWinograd, Way::kMatrix}[static_cast<size_t>(random.integer(0, 2))];
     const FbsConv layer(c.spec, isa->kernels, forced);
     std::vector<float> alone_means;
     for (const bool threaded : {false, true}) {
