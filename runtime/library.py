@@ -53,7 +53,7 @@ def way_of(node: str) -> str:
     """Returns how the native layer of this node's name came to its outputs, the last time it ran in this process.
 
     "packed": the winners' weights were squeezed together for that input; "winograd": likewise, and multiplied by
-    Winograd's minimal filtering F(2x2, 3x3); "matrix": likewise, and multiplied in matrices of bfloat16, three of them a
+    Winograd's minimal filtering F(2x2, 3x3); "matrix": likewise, and multiplied in matrices of bfloat16, three a
     float; "all": every channel was computed from the stored weights and the winners kept; "stored": every channel wins
     and is computed from them; "" where no native layer of that name has run.
 
