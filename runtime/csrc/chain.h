@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "ways.h"
+
 namespace compress {
 
 // What a layer reads first. The pointers are only ever handed to a prefetch, which may be given any address:
@@ -28,11 +30,10 @@ struct Manner {
   int saliency_parts = 1;    // stretches of the outputs that threads divide the predictor into
   int shares = 1;            // and the convolution:
   bool by_outputs = false;   // stretches of the outputs, or else of the tiles
-  int32_t stretches = 1;     // of rows, with `winograd`, `matrices` or a depthwise convolution behind: shares
-                             // are those of the first part of the outputs, of the next one, and so on
-  bool winograd = false;     // by minimal filtering
-  bool matrices = false;     // by products of matrices
-  int32_t block = 0;         // inputs whose weights are packed at a time; 0: all
+  Way way = Way::kNone;
+  int32_t stretches = 1;  // of rows, with kWinograd, kMatrix or a depthwise convolution behind: shares are
+                          // those of the first part of the outputs, of the next one, and so on
+  int32_t block = 0;      // inputs whose weights are packed at a time; 0: all
 };
 
 // One layer's place among those that run.

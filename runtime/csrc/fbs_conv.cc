@@ -131,7 +131,8 @@ int64_t FbsConv::plain_cost(const Geometry& geometry, int32_t channels) const {
 Manner FbsConv::manner(const Geometry& geometry, const MatrixPlan* plan, int32_t channels,
                        int threads) const {
   const bool whole = winners_ == outputs_;
-  const int32_t computed = packs(geometry, channels) || whole ? vectors_ : all_vectors_;
+  const bool packed = packs(geometry, channels);
+  const int32_t computed = packed || whole ? vectors_ : all_vectors_;
   int64_t convolution = geometry.tap_pixels * channels * computed;
   if (depthwise_) {
     convolution += depthwise_->window().y.outputs(geometry.output_height) *
@@ -146,13 +147,17 @@ Manner FbsConv::manner(const Geometry& geometry, const MatrixPlan* plan, int32_t
                       geometry.num_tiles < kLeastTiles * manner.shares;
   const int32_t block = std::max(1, kBlockFloats / (kSegmentVectors * taps_ * lanes_));
   if (geometry.pixels() <= kBlockPixels && channels >= 2 * block) manner.block = block;
-  manner.matrices = plan != nullptr;
-  manner.winograd = !manner.matrices && takes_winograd(geometry, channels);
-  if (manner.matrices || manner.winograd || depthwise_) {
-    const Grid grid = manner.matrices   ? divide_matrices(*plan, threads)
-                      : manner.winograd ? divide_winograd(geometry, channels, threads)
-                                        : divide_bands(band_shape(), geometry.input_height,
-                                                       geometry.input_width, vectors_, manner.shares);
+  manner.way = plan != nullptr                      ? Way::kMatrix
+               : takes_winograd(geometry, channels) ? Way::kWinograd
+               : packed                             ? Way::kPacked
+               : whole                              ? Way::kStored
+                                                    : Way::kAll;
+  const bool winograd = manner.way == Way::kWinograd;
+  if (plan != nullptr || winograd || depthwise_) {
+    const Grid grid = plan != nullptr ? divide_matrices(*plan, threads)
+                      : winograd ? divide_winograd(geometry, channels, threads)
+                                 : divide_bands(band_shape(), geometry.input_height, geometry.input_width,
+                                                vectors_, manner.shares);
     manner.shares = grid.shares();
     manner.stretches = grid.stretches;
     manner.by_outputs = grid.parts > 1;
@@ -219,24 +224,18 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   const int32_t padded = all_vectors_ * lanes_;
   const int32_t winners_padded = vectors_ * lanes_;
   const int64_t input_pixels = geometry.input_height * geometry.input_width;
-  const bool whole = winners_ == outputs_;
 
   Work work = {};
   work.geometry = &geometry;
   work.channels = channels;
   work.manner = manner;
   work.next = next;
-  const bool grid = manner.winograd || manner.matrices;
-  work.pack = grid || packs(geometry, channels);
-  work.stored = whole && channels == inputs_ && !grid;
-  work.all = !work.pack && !whole;
+  const bool winograd = manner.way == Way::kWinograd, matrices = manner.way == Way::kMatrix;
+  work.pack = winograd || matrices || manner.way == Way::kPacked;
+  work.stored = manner.way == Way::kStored && channels == inputs_;
+  work.all = manner.way == Way::kAll;
   work.vectors = work.all ? all_vectors_ : vectors_;
-  way_.store(manner.matrices   ? Way::kMatrix
-             : manner.winograd ? Way::kWinograd
-             : work.pack       ? Way::kPacked
-             : work.all        ? Way::kAll
-                               : Way::kStored,
-             std::memory_order_relaxed);
+  way_.store(manner.way, std::memory_order_relaxed);
   const int64_t weights = int64_t{taps_} * channels * padded / weights_.values_per_float();
   work.far = !work.all && weights >= (next.weights_are_far ? kFarWeights : kFarWeightsOfFew);
   const int64_t tile = geometry.tap_pixels * channels * kSegmentVectors / geometry.num_tiles;
@@ -249,8 +248,8 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   work.slot_floats = int64_t{kSegmentVectors} * taps_ * packed_channels * lanes_;
   work.last_slot = manner.shares == 1 ? 0 : work.slot_floats;
   work.matrix_plan = matrix_plan;
-  if (manner.winograd) size_winograd(&work);
-  if (manner.matrices) size_matrices(&work);
+  if (winograd) size_winograd(&work);
+  if (matrices) size_matrices(&work);
   const int64_t block_sums = manner.block > 0 ? int64_t{geometry.num_tiles} * kernels_->tile_floats() : 0;
   work.plan = plan;
   int64_t band_floats = 0;
@@ -262,10 +261,10 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   int64_t y_sums = 0;
   if (sample.y_means != nullptr) {
     work.y_sums_pitch = winners_padded;
-    work.y_sums_parts = plan != nullptr          ? plan->sum_rows
-                        : manner.winograd        ? work.tiles.groups
-                        : matrix_plan != nullptr ? matrix_plan->num_units()
-                                                 : geometry.num_tiles;
+    work.y_sums_parts = plan != nullptr ? plan->sum_rows
+                        : winograd      ? work.tiles.groups
+                        : matrices      ? matrix_plan->num_units()
+                                        : geometry.num_tiles;
     y_sums = work.y_sums_parts * winners_padded + part_floats(winners_padded);
   }
   const auto carve = [&](char* memory) {
@@ -288,7 +287,7 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
     work.shared.shares = carver.take<Share>(manner.shares);
     work.shared.segments = carver.take<Segment>(max_segments(work.vectors, manner.shares));
     if (work.far) work.weight_rows = carver.take<int32_t>(int64_t{taps_} * channels);
-    if (work.pack && !grid && weights_.precision() == Precision::kFloat) {
+    if (manner.way == Way::kPacked && weights_.precision() == Precision::kFloat) {
       work.together = carver.take<bool>(vectors_);
     }
     if (y_sums > 0) work.y_sums = carver.take<float>(y_sums);
@@ -299,8 +298,8 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   const auto carve_share = [&](char* memory) {
     Carver carver(memory);
     if (work.pack) work.packed = carver.take<float>(work.last_slot + work.slot_floats);
-    if (manner.winograd) work.patches = carver.take<float>(work.patches_floats);
-    if (manner.matrices) work.parts = carver.take<BFloat16>(matrix_plan->values());
+    if (winograd) work.patches = carver.take<float>(work.patches_floats);
+    if (matrices) work.parts = carver.take<BFloat16>(matrix_plan->values());
     work.block_sums = carver.take<float>(block_sums);
     work.band_memory = carver.take<float>(band_floats);
     work.depthwise_rows = carver.take<float>(work.depthwise_floats);
@@ -324,9 +323,9 @@ void FbsConv::run_sample(const Sample& sample, const Geometry& geometry, const B
   if (work.together != nullptr) find_together(work);
   if (depthwise_) {
     convolve_bands(sample.x, work, sample.y, parallel);
-  } else if (manner.matrices) {
+  } else if (matrices) {
     convolve_matrices(sample.x, work, sample.y, parallel);
-  } else if (manner.winograd) {
+  } else if (winograd) {
     convolve_winograd(sample.x, work, sample.y, parallel);
   } else {
     convolve(sample.x, work, sample.y, parallel);

@@ -122,13 +122,13 @@ def test_the_bias_what_is_added_behind_it_and_the_limits_count():
 def test_matrices_are_multiplied_where_it_takes_less_time():
     """Not where weights are floats, all outputs win, or the layer is small."""
     rng = np.random.default_rng(0)
-    large = {"channels": 64, "outputs": 64, "winners": 32}
+    large = {"channels": 128, "outputs": 128, "winners": 64}
     ways = {}
     for name, settings, size, rounding in [
         ("bytes", large, 16, "bytes"),
         ("halves", large, 16, "halves"),
         ("floats", large, 16, None),
-        ("whole", large | {"winners": 64}, 16, "bytes"),
+        ("whole", large | {"winners": 128}, 16, "bytes"),
         ("few channels", large | {"channels": 4, "kernel": (1, 1)}, 16, "bytes"),
     ]:
         layer = make_layer(rng, **settings)
