@@ -27,6 +27,7 @@
 #include "isa.h"
 #include "layer.h"
 #include "linear.h"
+#include "matrix_cases.h"
 #include "max_pool.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -598,6 +599,7 @@ int main(int argc, char** argv) {
     run_max_pool(random, number);
     run_linear(random, number);
     for (int k = 0; k < 10; ++k) check_division(random, number);
+    host::check_matrix_plan(random, number);
   }
   std::printf("%zu shapes and %d random cases are right:%s\n", shapes.size(), cases, isa_names().c_str());
   return 0;
