@@ -71,17 +71,14 @@ class Int8Plan:
 
     def _has_many_weights(self, node: NodeProto) -> bool:
         """Whether a linear layer is one whose weights become int8."""
-        if is_op(node, opset.LINEAR):
-            weight = self._held.get(node.input[2])
-            return weight is not None and np.prod(weight.dims) > _MOST_CHEAP_WEIGHTS
-        if node.domain or node.op_type != "Gemm" or not self._finite(node.input[0]):
+        linear, gemm = is_op(node, opset.LINEAR), not node.domain and node.op_type == "Gemm"
+        weight = self._held.get(node.input[2 if linear else 1]) if linear or gemm else None
+        if weight is None or np.prod(weight.dims) <= _MOST_CHEAP_WEIGHTS:
             return False
         values = attributes_of(node)
         plain = not values.get("transA", 0) and values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0
-        weight = self._held.get(node.input[1])
-        if not plain or weight is None or np.prod(weight.dims) <= _MOST_CHEAP_WEIGHTS:
-            return False
-        return bool(weight.dims[1 if values.get("transB", 0) else 0] <= _MOST_TERMS)
+        terms = weight.dims[1 if values.get("transB", 0) else 0]
+        return linear or bool(plain and terms <= _MOST_TERMS and self._finite(node.input[0]))
 
     def _adds_bytes(self, node: NodeProto) -> bool:
         """Whether a residual sum can be one of bytes: onto dense planes."""

@@ -90,12 +90,12 @@ void share_bands(const Grid& grid, int32_t vectors, const bool* kinds, const Sha
 
 std::shared_ptr<const BandPlan> LastPlan::get(const BandShape& shape, int64_t input_height,
                                               int64_t input_width, int32_t stretches) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (last_ == nullptr || last_->input_height != input_height || last_->input_width != input_width ||
-      last_->num_stretches() != stretches) {
-    last_ = std::make_shared<const BandPlan>(make_plan(shape, input_height, input_width, stretches));
-  }
-  return last_;
+  return last_.get(
+      [&](const BandPlan& last) {
+        return last.input_height == input_height && last.input_width == input_width &&
+               last.num_stretches() == stretches;
+      },
+      [&] { return make_plan(shape, input_height, input_width, stretches); });
 }
 
 }  // namespace compress

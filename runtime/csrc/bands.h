@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "geometry.h"
+#include "last.h"
 #include "shares.h"
 
 namespace compress {
@@ -78,8 +78,7 @@ class LastPlan {
                                       int32_t stretches);
 
  private:
-  std::mutex mutex_;
-  std::shared_ptr<const BandPlan> last_;
+  Last<BandPlan> last_;
 };
 
 }  // namespace compress

@@ -101,4 +101,18 @@ void FbsConv::ask_for_next_weights(const Work& work, int32_t own, int32_t used, 
   *prefetch = {&next.weight, 1, lines, static_cast<int32_t>(line - lines), 0, 0, nullptr};
 }
 
+// All of it, for a segment that is computed at one go: the weights of the share's next one, or behind its
+// last the next layer's predictor and weights. `next_weights` is what `prefetch` may point to.
+void FbsConv::ask_while_computing(const Work& work, int32_t segment, int32_t share, int32_t own,
+                                  Prefetch* prefetch, Prefetch* next_weights) const {
+  *prefetch = {};
+  if (!work.shared.is_last(share, segment)) {
+    if (work.far) ask_for_segment(work, work.shared.segments[segment + 1], 0, work.channels, own, prefetch);
+  } else if (work.next.reads != nullptr && share == own) {
+    ask_for_next_saliency(work, own, prefetch);
+    ask_for_next_weights(work, own, prefetch->num_rows, next_weights);
+    prefetch->then = next_weights;
+  }
+}
+
 }  // namespace compress

@@ -36,14 +36,8 @@ void FbsConv::compute_bands(const ConvTask& task, const Work& work, int32_t own,
     const float* const w = find_weights(work, segment, slot, &mine);
     if (w == slot) pack(work, segment, 0, work.channels, slot);
 
-    Prefetch prefetch = {}, next_weights = {};
-    if (s + 1 < work.shared.shares[number].last) {
-      if (work.far) ask_for_segment(work, work.shared.segments[s + 1], 0, work.channels, own, &prefetch);
-    } else if (work.next.reads != nullptr && number == own) {
-      ask_for_next_saliency(work, own, &prefetch);
-      ask_for_next_weights(work, own, prefetch.num_rows, &next_weights);
-      prefetch.then = &next_weights;
-    }
+    Prefetch prefetch, next_weights;
+    ask_while_computing(work, s, number, own, &prefetch, &next_weights);
     mine.prefetch = &prefetch;
     mine.k = pitch;
     mine.epilogue.bias += first;

@@ -127,6 +127,8 @@ class FbsConv {
                        Prefetch* prefetch) const;
   void ask_for_next_saliency(const Work& work, int32_t own, Prefetch* prefetch) const;
   void ask_for_next_weights(const Work& work, int32_t own, int32_t used, Prefetch* prefetch) const;
+  void ask_while_computing(const Work& work, int32_t segment, int32_t share, int32_t own, Prefetch* prefetch,
+                           Prefetch* next_weights) const;
 
   LayerSpec spec_;
   const KernelTable* kernels_;

@@ -122,16 +122,10 @@ void FbsConv::compute_matrices(const MatrixTask& task, const Work& work, const f
     const Segment& segment = shared.segments[s];
     auto* const w = reinterpret_cast<BFloat16*>(work.slot(own, false));
     pack_matrices(work, segment, w);
+    Prefetch prefetch, next_weights;
+    ask_while_computing(work, s, number, own, &prefetch, &next_weights);
     MatrixTask mine = task;
-    Prefetch prefetch = {}, next_weights = {};
     mine.prefetch = &prefetch;
-    if (!shared.is_last(number, s)) {
-      if (work.far) ask_for_segment(work, shared.segments[s + 1], 0, work.channels, own, &prefetch);
-    } else if (work.next.reads != nullptr && number == own) {
-      ask_for_next_saliency(work, own, &prefetch);
-      ask_for_next_weights(work, own, prefetch.num_rows, &next_weights);
-      prefetch.then = &next_weights;
-    }
     multiply_matrices(mine, work, x, segment, w, segment.first_tile, segment.last_tile, band);
   }
 }
@@ -170,9 +164,7 @@ void FbsConv::pack_matrices(const Work& work, const Segment& segment, BFloat16* 
   const int32_t pairs = (work.channels + 1) / 2, at_once = std::max(1, kPackPairs / taps_);
   for (int32_t first = 0; first < pairs; first += at_once) {
     for (int32_t v = 0; v < segment.width; ++v) {
-      const int32_t* const steps = work.first_step + segment.vector + v;
-      task.from.steps = work.steps + steps[0];
-      task.from.num_steps = steps[1] - steps[0];
+      work.describe_steps(segment.vector + v, &task.from);
       task.out = to + v * of_vector;
       kernels_->matrices.pack(task, first, std::min(first + at_once, pairs));
     }

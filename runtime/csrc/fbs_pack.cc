@@ -26,9 +26,7 @@ void FbsConv::pack(const Work& work, const Segment& segment, int32_t begin, int3
   const int32_t rows = std::max(1, kPackRows / taps_);
   for (int32_t first = 0; first < task.channels; first += rows) {
     for (int32_t v = 0; v < segment.width; ++v) {
-      const int32_t* const steps = work.first_step + segment.vector + v;
-      task.steps = work.steps + steps[0];
-      task.num_steps = steps[1] - steps[0];
+      work.describe_steps(segment.vector + v, &task);
       task.out = packed + int64_t{v} * taps_ * task.channels * lanes_;
       kernels_->pack(task, first, std::min(first + rows, task.channels));
     }

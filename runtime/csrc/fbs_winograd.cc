@@ -196,9 +196,7 @@ void FbsConv::transform_weights(const Work& work, const Segment& segment, float*
     task.live = work.live + first;
     task.channels = std::min(kRowsAtATime, work.channels - first);
     for (int32_t v = 0; v < segment.width; ++v) {
-      const int32_t* const steps = work.first_step + segment.vector + v;
-      task.steps = work.steps + steps[0];
-      task.num_steps = steps[1] - steps[0];
+      work.describe_steps(segment.vector + v, &task);
       kernels_->pack(task, 0, task.channels);
       kernels_->winograd_weights(rows, int64_t{task.channels} * lanes_, task.channels,
                                  to + v * weight_stride(work.channels, lanes_) + int64_t{first} * lanes_,

@@ -127,6 +127,12 @@ struct FbsConv::Work {
   const float** sources;  // of each share, max_sources
   int32_t* next_lines;    // of each share, kMostNextLines
 
+  // The packing of one vector of winners.
+  void describe_steps(int32_t vector, PackTask* task) const {
+    task->steps = steps + first_step[vector];
+    task->num_steps = first_step[vector + 1] - first_step[vector];
+  }
+
   float* slot(int32_t share, bool last) const { return own.of(packed, share) + (last ? last_slot : 0); }
 };
 

@@ -41,8 +41,6 @@ std::vector<Span> cut(const std::vector<Span>& spans, const PlaneRows& rows) {
   return result;
 }
 
-int64_t divided_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
-
 // Sets gap and tiles of a region whose rows begin `turn` inputs apart, each pixel `step` from the next.
 void cut_into_tiles(const TileShape& tile, int64_t turn, int64_t step, Region& region) {
   region.tiles = static_cast<int32_t>(divided_up(region.pixels, tile.places));
@@ -144,11 +142,11 @@ Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64
 
 std::shared_ptr<const Geometry> LastGeometry::get(const Axis& y, const Axis& x, int64_t input_height,
                                                   int64_t input_width, const TileShape& tile) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (last_ == nullptr || last_->input_height != input_height || last_->input_width != input_width) {
-    last_ = std::make_shared<const Geometry>(make_geometry(y, x, input_height, input_width, tile));
-  }
-  return last_;
+  return last_.get(
+      [&](const Geometry& last) {
+        return last.input_height == input_height && last.input_width == input_width;
+      },
+      [&] { return make_geometry(y, x, input_height, input_width, tile); });
 }
 
 }  // namespace compress

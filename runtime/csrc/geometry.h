@@ -3,14 +3,17 @@
 #ifndef COMPRESS_GEOMETRY_H_
 #define COMPRESS_GEOMETRY_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "kernels/table.h"
+#include "last.h"
 
 namespace compress {
+
+inline int64_t divided_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
 // A convolution along one axis.
 struct Axis {
@@ -66,6 +69,15 @@ Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64
 Geometry make_geometry(const Axis& y, const Axis& x, int64_t input_height, int64_t input_width,
                        const TileShape& tile, const PlaneRows& rows);
 
+// Of places of an axis, whose place p reads input first_input + p * step, those whose input exists:
+// [first, last).
+struct Inside {
+  Inside(int64_t first_input, int64_t step, int64_t inputs, int64_t places)
+      : first(std::clamp<int64_t>(divided_up(-first_input, step), 0, places)),
+        last(std::clamp<int64_t>(divided_up(inputs - first_input, step), first, places)) {}
+  int64_t first, last;
+};
+
 // The geometry of the last input size seen, for any number of threads.
 class LastGeometry {
  public:
@@ -73,8 +85,7 @@ class LastGeometry {
                                       const TileShape& tile);
 
  private:
-  std::mutex mutex_;
-  std::shared_ptr<const Geometry> last_;
+  Last<Geometry> last_;
 };
 
 }  // namespace compress

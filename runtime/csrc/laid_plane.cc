@@ -16,14 +16,6 @@ LaidAxis laid_axis(const Axis& axis, int64_t size, bool even) {
   return {padded, size + axis.pad_begin + axis.pad_end, 1, axis.pad_begin};
 }
 
-// The places of an axis whose inputs exist.
-struct Inside {
-  Inside(const LaidAxis& axis, int64_t input)
-      : first(std::min((axis.pad + axis.step - 1) / axis.step, axis.size)),
-        last(std::clamp((axis.pad + input + axis.step - 1) / axis.step, first, axis.size)) {}
-  int64_t first, last;
-};
-
 // Copies pixels, each `from_step` bytes behind the last one, so that each has whole groups of channels. What
 // follows a pixel's channels is multiplied by weights of 0, so it may be the next pixel's, up to `end`.
 void copy_pixels(const uint8_t* from, int64_t from_step, const uint8_t* end, int64_t pixels, int64_t channels,
@@ -63,7 +55,10 @@ LaidPlane laid_plane(const Window& window, int64_t input_height, int64_t input_w
 
 void lay_out(const LaidPlane& plane, const uint8_t* input, uint8_t zero, int64_t first, int64_t last,
              uint8_t* to) {
-  const Inside rows(plane.y, plane.input_height), columns(plane.x, plane.input_width);
+  const auto inside = [](const LaidAxis& axis, int64_t inputs) {
+    return Inside(-axis.pad, axis.step, inputs, axis.size);
+  };
+  const Inside rows = inside(plane.y, plane.input_height), columns = inside(plane.x, plane.input_width);
   const int64_t pitch = plane.pitch(), row_bytes = plane.x.size * pitch;
   const uint8_t* const end = input + plane.input_height * plane.input_width * plane.channels;
   const auto fill = [&](uint8_t* from, const uint8_t* behind) {

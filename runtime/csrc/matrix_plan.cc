@@ -18,8 +18,6 @@ constexpr int32_t kUnit = 4;
 // Offsets are 32 bits.
 constexpr int64_t kMostValues = int64_t{1} << 30;
 
-int64_t divided_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
-
 // The phases of an axis, its inputs' places modulo the stride, that its taps read.
 struct Phases {
   explicit Phases(const Axis& of) : axis(of) {
@@ -132,18 +130,14 @@ void MatrixPlan::lay_out(const MatrixKernels& kernels, const float* x, int32_t f
       if (input_row < 0 || input_row >= input_height) {
         clear(out, pixels);
       } else {
-        // Of the first pixel; those before 0 and behind the input's last are 0.
+        // Of the first pixel.
         const int64_t column = (place - row * row_places) * place_pixels_ * column_step_ + plane.column;
-        const auto before = [&](int64_t input_column) {
-          return std::clamp<int64_t>(divided_up(std::max<int64_t>(input_column - column, 0), column_step_), 0,
-                                     pixels);
-        };
-        const int64_t left = before(0), right = before(input_width);
-        clear(out, left);
-        clear(out + right * pitch, pixels - right);
-        task.from = x + (input_row * input_width + column + left * column_step_) * channels;
-        task.pixels = static_cast<int32_t>(right - left);
-        task.to = out + left * pitch;
+        const Inside inside(column, column_step_, input_width, pixels);
+        clear(out, inside.first);
+        clear(out + inside.last * pitch, pixels - inside.last);
+        task.from = x + (input_row * input_width + column + inside.first * column_step_) * channels;
+        task.pixels = static_cast<int32_t>(inside.last - inside.first);
+        task.to = out + inside.first * pitch;
         if (task.pixels > 0) kernels.split(task);
       }
       out += pixels * pitch;
@@ -154,12 +148,12 @@ void MatrixPlan::lay_out(const MatrixKernels& kernels, const float* x, int32_t f
 
 std::shared_ptr<const MatrixPlan> LastMatrixPlan::get(const Window& window, int64_t input_height,
                                                       int64_t input_width, int32_t channels, int32_t lanes) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (last_ == nullptr || last_->input_height != input_height || last_->input_width != input_width ||
-      last_->channels != channels) {
-    last_ = std::make_shared<const MatrixPlan>(window, input_height, input_width, channels, lanes);
-  }
-  return last_;
+  return last_.get(
+      [&](const MatrixPlan& last) {
+        return last.input_height == input_height && last.input_width == input_width &&
+               last.channels == channels;
+      },
+      [&] { return MatrixPlan(window, input_height, input_width, channels, lanes); });
 }
 
 }  // namespace compress

@@ -5,11 +5,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "geometry.h"
 #include "kernels/table.h"
+#include "last.h"
 
 namespace compress {
 
@@ -69,8 +69,7 @@ class LastMatrixPlan {
                                         int32_t channels, int32_t lanes);
 
  private:
-  std::mutex mutex_;
-  std::shared_ptr<const MatrixPlan> last_;
+  Last<MatrixPlan> last_;
 };
 
 }  // namespace compress
